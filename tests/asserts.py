@@ -1,0 +1,1 @@
+"""Assertions that several test modules share."""
