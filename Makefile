@@ -59,7 +59,7 @@ $(VENV)/made.stamp:
 
 $(VENV)/package.stamp: pyproject.toml constraints.txt $(VENV)/made.stamp
 	@echo "Installing the package into $(VENV); the first time this takes a minute or two."
-	$(PIP) install -q -c constraints.txt -e ".[all]"
+	$(PIP) install -q -c constraints.txt -e ".[cli,data,plots]"
 	@touch $@
 
 # A group's requirements are those of [dependency-groups] in pyproject.toml.
