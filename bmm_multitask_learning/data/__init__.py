@@ -1,0 +1,7 @@
+"""Long-form data of K tasks: rows, labels, splits and batches."""
+
+from .leave_tasks_out import LeaveTasksOut
+from .sampling import Batch
+from .task_data import TaskData
+
+__all__ = ["Batch", "LeaveTasksOut", "TaskData"]
