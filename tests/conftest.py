@@ -1,7 +1,8 @@
 """Fixtures and settings that every test shares.
 
-Environment variables that move the whole suite: ``TEST_DEVICE`` (cpu), ``TEST_DTYPE`` (float64) and ``BMM_DATA_HOME``
-(the folder of data sets; ``../shared/data`` beside the repository where it is not set).
+Environment variables that move the whole suite: ``TEST_DEVICE`` (cpu), ``TEST_DTYPE`` (float64)
+and ``BMM_DATA_HOME`` (the folder of data sets; ``../shared/data`` beside the repository where it
+is not set).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    torch.set_num_threads(1)  # two test processes on two cores: more threads only wait for each other
+    torch.set_num_threads(
+        1
+    )  # two test processes on two cores: more threads only wait for each other
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

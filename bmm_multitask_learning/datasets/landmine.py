@@ -1,7 +1,7 @@
 """Radar images of 29 fields: is there a mine?
 
-Xue, Liao, Carin and Krishnapuram (2007), "Multi-task learning for classification with Dirichlet process priors", Journal
-of Machine Learning Research 8, 35-63.
+Xue, Liao, Carin and Krishnapuram (2007), "Multi-task learning for classification with Dirichlet
+process priors", Journal of Machine Learning Research 8, 35-63.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class RemoteFile:
 
     def _download(self, url: str, homes: list[Path]) -> Path:
         try:
-            import pooch  # noqa: PLC0415 - an extra, needed for downloads alone
+            import pooch
         except ImportError as error:
             raise ImportError(
                 f"{self.folder}/{self.name} is in none of {self._listed(homes)}, and downloading "

@@ -1,7 +1,7 @@
 """Exam scores of 15362 pupils in 139 schools: the field's standard regression data.
 
-Inner London Education Authority, 1985-87; in the form used since Bakker and Heskes (2003) and Argyriou, Evgeniou and
-Pontil (2008), as released with the MALSAR toolbox.
+Inner London Education Authority, 1985-87; in the form used since Bakker and Heskes (2003) and
+Argyriou, Evgeniou and Pontil (2008), as released with the MALSAR toolbox.
 """
 
 from __future__ import annotations
@@ -45,16 +45,18 @@ def fetch_school(data_home: str | os.PathLike[str] | None = None) -> TaskData:
 
     Target: exam score, 1 to 70 points.
 
-    Features (D = 27): year of the exam (3 indicators), the school's share of pupils with free meals
-    and in the top band of verbal reasoning (per cent, by year), sex (2), the pupil's band of verbal
-    reasoning (3), ethnic group (11), kind of school (3), denomination (3). Every group of indicators
-    sums to 1. The file's 28th column, a constant, is left out: add one, or let an estimator do it.
+    Features (D = 27): year of the exam (3 indicators), the school's share of pupils with free
+    meals and in the top band of verbal reasoning (per cent, by year), sex (2), the pupil's band of
+    verbal reasoning (3), ethnic group (11), kind of school (3), denomination (3). Every group of
+    indicators sums to 1. The file's 28th column, a constant, is left out: add one, or let an
+    estimator do it.
 
     The file itself names no column. Order of groups and number of categories follow the data set's
-    published description; which band and which sex a column stands for was told by the scores and by
-    the single-sex schools; years, ethnic groups and denominations are only numbered.
+    published description; which band and which sex a column stands for was told by the scores and
+    by the single-sex schools; years, ethnic groups and denominations are only numbered.
 
-    No task features are attached; the last six columns are constant within each school and may serve.
+    No task features are attached; the last six columns are constant within each school and may
+    serve.
 
     Args:
         data_home: folder with `school/school_malsar.mat`; else `$BMM_DATA_HOME`, pooch's cache,

@@ -1,7 +1,7 @@
 """Reviews of 16 kinds of product as sentence embeddings: is the review positive?
 
-Reviews: Liu, Qiu and Huang (2017), "Adversarial multi-task learning for text classification", ACL. Embeddings: MiniLM
-(all-MiniLM-L6-v2), mean over the first 128 tokens, length 1.
+Reviews: Liu, Qiu and Huang (2017), "Adversarial multi-task learning for text classification", ACL.
+Embeddings: MiniLM (all-MiniLM-L6-v2), mean over the first 128 tokens, length 1.
 """
 
 from __future__ import annotations

@@ -1,0 +1,32 @@
+"""How good predictions are, and how honest: over all rows, and task by task.
+
+Arrays or tensors in, Python floats out. A target that is NaN was not observed and is ignored;
+where nothing was observed the figure is NaN. What scikit-learn has is scikit-learn's.
+"""
+
+from bmm_multitask_learning.metrics.classification import auc, brier, expected_calibration_error
+from bmm_multitask_learning.metrics.regression import (
+    crps,
+    crps_samples,
+    explained_variance,
+    interval_coverage,
+    interval_width,
+    mean_log_predictive_density,
+    rmse,
+)
+from bmm_multitask_learning.metrics.tasks import ByTask, by_task
+
+__all__ = [
+    "ByTask",
+    "auc",
+    "brier",
+    "by_task",
+    "crps",
+    "crps_samples",
+    "expected_calibration_error",
+    "explained_variance",
+    "interval_coverage",
+    "interval_width",
+    "mean_log_predictive_density",
+    "rmse",
+]
