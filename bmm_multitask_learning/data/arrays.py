@@ -62,7 +62,7 @@ def as_tensor(value: ArrayLike, name: str, advice: str) -> Tensor:
         if value.is_complex():
             raise TypeError(f"{name} must hold real numbers; got {value.dtype}. {advice}")
         return value if value.is_floating_point() else value.to(torch.float64)
-    array = np.ascontiguousarray(_numbers(value, name, advice))
+    array = np.asarray(_numbers(value, name, advice), order="C")
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
@@ -89,11 +89,7 @@ def _numbers(value: Any, name: str, advice: str) -> npt.NDArray[np.float64]:
     if is_series(value):
         return np.asarray(value.to_numpy(dtype=np.float64, na_value=np.nan))
     try:
-        return (
-            array.astype(np.float64, copy=False) + 0.0
-            if array.ndim == 0
-            else array.astype(np.float64, copy=False)
-        )
+        return array.astype(np.float64, copy=False)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{name} must hold real numbers; got {_example(array)}. {advice}"
@@ -157,10 +153,10 @@ def as_inputs(x: ArrayLike, columns: Sequence[str] | None = None) -> Tensor:
 
 
 def as_targets(y: ArrayLike, like: Tensor) -> Tensor:
-    """(N,) or (N, O) targets, NaN where not observed, in the dtype and on the device of ``like``."""
+    """(N,) or (N, O) targets, NaN where not observed, in the dtype and place of ``like``."""
     advice = "Encode labels as numbers, or use MultitaskClassifier, which does."
     value = as_tensor(y, "y", advice).to(like)
-    if value.ndim not in (1, 2) or value.ndim == 2 and value.shape[1] == 0:
+    if value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] == 0):
         raise ValueError(f"y must have shape (N,) or (N, O); got {tuple(value.shape)}.")
     _check_rows(value, "y", like.shape[0])
     check_finite(value, "y", "Mark a target that was not observed as NaN.", nan=True)
@@ -168,7 +164,7 @@ def as_targets(y: ArrayLike, like: Tensor) -> Tensor:
 
 
 def as_weight(weight: ArrayLike, like: Tensor) -> Tensor:
-    """(N,) non-negative finite row weights, in the dtype and on the device of ``like``."""
+    """(N,) non-negative finite row weights, in the dtype and place of ``like``."""
     value = as_tensor(weight, "weight", "One number a row.").to(like)
     if value.ndim != 1:
         raise ValueError(f"weight must have shape (N,); got {tuple(value.shape)}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -43,46 +43,61 @@ def frame_parts(
         twice = df.columns[df.columns.duplicated()][0]
         raise ValueError(f"df must have unique column names; got {twice!r} more than once.")
     targets = [target] if isinstance(target, str) else list(target)
-    if isinstance(features, str):
-        raise TypeError(f"features must be a list of columns; got the string {features!r}.")
-    by_column = task_features is not None and not is_frame(task_features)
-    task_columns = list(task_features) if by_column else []  # type: ignore[arg-type]
-    taken = [*targets, task, *task_columns, *([] if weight is None else [weight])]
-    for column in [*taken, *(features or [])]:
-        _check_column(df, column)
+    others = [task] if weight is None else [task, weight]
+    if task_features is None or is_frame(task_features):
+        table, task_columns = cast("pd.DataFrame | None", task_features), []
+    else:
+        task_columns = _as_columns(df, cast("Sequence[str]", task_features), "task_features")
+        _as_columns(df, [task], "task")
+        table = _constant_columns(df, task, task_columns)
+    _as_columns(df, [*targets, *others], "df")
     if features is None:
-        text = set(non_numeric_columns(df))
-        features = [c for c in df.columns if c not in taken and str(c) not in text]
-        if not features:
-            raise ValueError(
-                f"df must have a numeric column besides {taken}; got columns {list(df.columns)}. "
-                "Encode categories, e.g. by pandas.get_dummies."
-            )
-    leaks = [column for column in targets if column in features]
+        chosen = _other_numeric_columns(df, [*targets, *others, *task_columns])
+    else:
+        chosen = _as_columns(df, features, "features")
+        _check_features(df, chosen, targets)
+    y = df[targets[0]] if isinstance(target, str) else df[targets]
+    return FrameParts((df[chosen], y, df[task]), None if weight is None else df[weight], table)
+
+
+def _other_numeric_columns(df: pd.DataFrame, taken: Sequence[str]) -> list[str]:
+    text = non_numeric_columns(df)
+    chosen = [name for name in df.columns if name not in taken and str(name) not in text]
+    if not chosen:
+        raise ValueError(
+            f"df must have a numeric column besides {list(taken)}; got columns "
+            f"{list(df.columns)}. Encode categories, e.g. by pandas.get_dummies."
+        )
+    return chosen
+
+
+def _check_features(df: pd.DataFrame, features: list[str], targets: Sequence[str]) -> None:
+    leaks = [name for name in targets if name in features]
     if leaks:
         raise ValueError(f"features must not hold the target; got {leaks} in both.")
-    x = df[list(features)]
-    text_features = non_numeric_columns(x)
-    if text_features:
+    text = non_numeric_columns(df[features])
+    if text:
         raise TypeError(
-            f"features must be numeric columns; got non-numeric {text_features}. Encode them, "
-            f"e.g. pandas.get_dummies(df, columns={text_features})."
+            f"features must be numeric columns; got non-numeric {text}. Encode them, "
+            f"e.g. pandas.get_dummies(df, columns={text})."
         )
-    table = _constant_columns(df, task, task_columns) if by_column else task_features
-    y = df[targets[0]] if isinstance(target, str) else df[targets]
-    return FrameParts((x, y, df[task]), None if weight is None else df[weight], table)
 
 
-def _check_column(df: pd.DataFrame, column: str) -> None:
-    if column in df.columns:
-        return
-    names = [str(name) for name in df.columns]
-    close = get_close_matches(str(column), names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise KeyError(f"df has no column {column!r}; its columns are {names}.{hint}")
+def _as_columns(df: pd.DataFrame, columns: Sequence[str], what: str) -> list[str]:
+    if isinstance(columns, str):
+        raise TypeError(f"{what} must be a list of columns; got the string {columns!r}.")
+    for column in columns:
+        if column not in df.columns:
+            names = [str(name) for name in df.columns]
+            close = get_close_matches(str(column), names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise KeyError(f"df has no column {column!r}; its columns are {names}.{hint}")
+    return list(columns)
 
 
 def _constant_columns(df: pd.DataFrame, task: str, columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
     by_task = df.groupby(task, observed=True, sort=False)[columns]
     varies = by_task.nunique(dropna=False) > 1
     for column in columns:
@@ -92,7 +107,8 @@ def _constant_columns(df: pd.DataFrame, task: str, columns: list[str]) -> pd.Dat
                 f"values in task {varies.index[varies[column]][0]!r}. Use its mean by task, or "
                 "make it a feature."
             )
-    return by_task.head(1).set_axis(df[task].loc[by_task.head(1).index], axis=0)
+    first = df.drop_duplicates(task)
+    return first[columns].set_axis(pd.Index(first[task]), axis=0)
 
 
 def multioutput_parts(
@@ -115,7 +131,8 @@ def multioutput_parts(
 
 def take_labels(labels: Sequence[Hashable], task: Tensor) -> npt.NDArray[Any]:
     """(N,) label of each row's task."""
-    return as_labels(list(labels), "tasks")[task.cpu().numpy()]
+    names = as_labels(list(labels), "tasks")
+    return np.take(names, task.cpu().numpy())
 
 
 def table_parts(
@@ -127,9 +144,10 @@ def table_parts(
     xs, ys = [], []
     for label, table in tables.items():
         try:
-            x, y = table
-            xs.append(as_inputs(x))
-            ys.append(as_targets(y, xs[-1]).to(xs[0]))
+            if not isinstance(table, tuple | list) or len(table) != 2:
+                raise TypeError(f"expected a pair (x, y); got {type(table).__name__}.")
+            xs.append(as_inputs(table[0]))
+            ys.append(as_targets(table[1], xs[-1]).to(xs[0]))
         except (TypeError, ValueError) as error:
             raise type(error)(f"task {label!r}: {error}") from error
         if xs[-1].shape[1:] != xs[0].shape[1:] or ys[-1].shape[1:] != ys[0].shape[1:]:
@@ -162,12 +180,8 @@ def concat_parts(parts: Sequence[TaskData]) -> dict[str, Any]:
                 f"{tuple(first.y.shape)} in part 0."
             )
     weighted = any(part.weight is not None for part in parts)
-    ones = [
-        torch.ones_like(part.x[:, 0].flatten(1)[:, 0] if part.x.ndim > 2 else part.x[:, 0])
-        for part in parts
-    ]
     weights = [
-        one if part.weight is None else part.weight for part, one in zip(parts, ones, strict=True)
+        part.y.new_ones(len(part)) if part.weight is None else part.weight for part in parts
     ]
     return {
         "x": torch.cat([part.x.to(first.x) for part in parts]),
@@ -197,20 +211,3 @@ def _joined_task_features(parts: Sequence[TaskData]) -> dict[Hashable, Any] | No
                 )
             joined[label] = row
     return joined
-
-
-def row_numbers(index: Any, num_rows: int) -> Tensor:
-    """(M,) row numbers of an index or mask."""
-    value = torch.as_tensor(index)
-    if value.dtype == torch.bool:
-        if value.shape != (num_rows,):
-            raise ValueError(
-                f"a mask of rows must have shape (N,) = ({num_rows},); got {tuple(value.shape)}."
-            )
-        return value.nonzero()[:, 0]
-    if value.ndim != 1 or (value.numel() and value.is_floating_point()):
-        raise ValueError(
-            f"index must be (M,) row numbers, a mask or a slice; got {value.dtype} of shape "
-            f"{tuple(value.shape)}."
-        )
-    return value.long()

@@ -29,9 +29,7 @@ def as_labels(task: Any, name: str = "task") -> npt.NDArray[Any]:
     """
     values = task.detach().cpu().numpy() if isinstance(task, Tensor) else task
     if isinstance(values, list | tuple):  # NumPy would turn [1, "a"] into two strings
-        objects = np.empty(len(values), dtype=object)
-        objects[:] = values
-        values = objects
+        values = np.fromiter(values, dtype=object, count=len(values))
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(
@@ -43,7 +41,7 @@ def as_labels(task: Any, name: str = "task") -> npt.NDArray[Any]:
     objects = array.astype(object, copy=False)
     kinds = {type(item) for item in objects.tolist()}
     if all(issubclass(kind, str) for kind in kinds):
-        return objects
+        return objects if kinds <= {str} else objects.astype(str).astype(object)
     if all(issubclass(kind, int | np.integer) for kind in kinds):
         return objects.astype(np.int64)
     raise _label_error(objects, kinds, name)
@@ -113,12 +111,16 @@ def index_rows(labels: npt.NDArray[Any], tasks: Sequence[Hashable]) -> Tensor:
     index = find(labels, tasks)
     if (index < 0).any():
         row = int((index < 0).argmax())
-        shown = ", ".join(repr(label) for label in tasks[:5]) + (", ..." if len(tasks) > 5 else "")
         raise ValueError(
-            f"task must hold labels of the K = {len(tasks)} tasks ({shown}); got "
+            f"task must hold labels of the K = {len(tasks)} tasks ({shown(tasks)}); got "
             f"{labels[row]!r} at row {row}. Add it to tasks or drop its rows."
         )
     return torch.from_numpy(index)
+
+
+def shown(tasks: Sequence[Hashable]) -> str:
+    """The first few labels, for an error."""
+    return ", ".join(repr(label) for label in tasks[:5]) + (", ..." if len(tasks) > 5 else "")
 
 
 def as_task_features(
@@ -154,3 +156,27 @@ def as_task_features(
         )
     check_finite(value, "task_features", "Impute it; row k describes task k.")
     return value
+
+
+def row_numbers(index: Any, num_rows: int) -> Tensor:
+    """(M,) row numbers of an index or mask."""
+    value = torch.as_tensor(index)
+    if value.dtype == torch.bool:
+        if value.shape != (num_rows,):
+            raise ValueError(
+                f"a mask of rows must have shape (N,) = ({num_rows},); got {tuple(value.shape)}."
+            )
+        return value.nonzero()[:, 0]
+    if value.ndim != 1 or (value.numel() and value.is_floating_point()):
+        raise ValueError(
+            f"index must be (M,) row numbers, a mask or a slice; got {value.dtype} of shape "
+            f"{tuple(value.shape)}."
+        )
+    rows = value.long()
+    outside = (rows < -num_rows) | (rows >= num_rows)
+    if bool(outside.any()):
+        raise IndexError(
+            f"index must lie in rows 0..{num_rows - 1}; got {int(rows[outside][0])}. "
+            "Count rows from 0."
+        )
+    return rows

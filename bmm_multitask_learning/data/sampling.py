@@ -14,7 +14,7 @@ from torch import Tensor
 class Batch(NamedTuple):
     """Rows of a minibatch; Σ_b scale_b ℓ(index_b) estimates Σ_n ℓ(n) without bias."""
 
-    index: Tensor  # (B,) rows
+    index: Tensor  # type: ignore[assignment]  # (B,) rows; hides tuple.index
     scale: Tensor  # (B,) factors
 
 
@@ -58,7 +58,7 @@ def resolve_temperature(sampling: Literal["proportional", "uniform"] | float) ->
         return 1.0
     if sampling == "uniform":
         return 0.0
-    if isinstance(sampling, str) or isinstance(sampling, bool) or not 0.0 <= sampling <= 1.0:
+    if isinstance(sampling, str | bool) or not 0.0 <= sampling <= 1.0:
         raise ValueError(
             'sampling must be "proportional", "uniform" or a temperature in [0, 1]; '
             f"got {sampling!r}."
@@ -71,7 +71,7 @@ def shuffled_pass(
 ) -> Iterator[Batch]:
     """One pass over all rows in random order, each row once: scale = N / B."""
     rows = torch.randperm(num_rows, generator=generator, device=generator.device).to(like.device)
-    for index in rows.split(batch_size):
+    for index in torch.split(rows, batch_size):
         yield Batch(index, like.new_full((len(index),), num_rows / len(index)))
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from . import construction
 from .arrays import ArrayLike, as_inputs, as_names, as_targets, as_weight, column_names
-from .labels import as_labels, as_task_features, as_tasks, find, index_rows
+from .labels import as_labels, as_task_features, as_tasks, index_rows, shown
+from .long_form import LongForm
 from .sampling import (
     Batch,
     check_fraction,
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @final
-class TaskData:
-    """Rows of K tasks in long form: row n has inputs x_n, targets y_n and the task of index task_n.
+class TaskData(LongForm):
+    """Rows of K tasks in long form: row n has inputs x_n, targets y_n and belongs to task_n.
 
     Tasks of different size, targets that were not observed (NaN) and tasks without rows need no
     special case. Methods return new objects; nothing is changed in place.
@@ -66,20 +65,10 @@ class TaskData:
         >>> from bmm_multitask_learning.data import TaskData
         >>> data = TaskData([[0.0], [1.0], [2.0]], [1.0, 2.0, 3.0], ["a", "b", "a"])
         >>> data
-        TaskData(3 rows, 2 tasks of 1 to 2 rows, 1 feature, 1 output, torch.float64 on cpu)
+        TaskData(3 rows, 2 tasks, 1 to 2 rows a task, 1 feature, 1 output, torch.float64 on cpu)
         >>> data.task
         tensor([0, 1, 0])
     """
-
-    x: Tensor
-    y: Tensor
-    task: Tensor
-    weight: Tensor | None
-    tasks: tuple[Hashable, ...]
-    task_features: Tensor | None
-    feature_names: tuple[str, ...] | None
-    target_names: tuple[str, ...] | None
-    task_feature_names: tuple[str, ...] | None
 
     def __init__(
         self,
@@ -154,7 +143,7 @@ class TaskData:
 
         Example:
             >>> import pandas as pd
-            >>> df = pd.DataFrame({"school": ["a", "a", "b"], "hours": [1, 2, 3], "mark": [5, 6, 7]})
+            >>> df = pd.DataFrame({"school": ["a", "a"], "hours": [1, 2], "mark": [5, 6]})
             >>> TaskData.from_frame(df, target="mark", task="school").feature_names
             ('hours',)
         """
@@ -232,7 +221,8 @@ class TaskData:
             ValueError: Where a task has no rows or another width than the first; it is named.
 
         Example:
-            >>> TaskData.from_dict({"b": ([[1.0]], [0.5]), "a": ([[2.0], [3.0]], [0.1, 0.2])}).tasks
+            >>> tables = {"b": ([[1.0]], [0.5]), "a": ([[2.0], [3.0]], [0.1, 0.2])}
+            >>> TaskData.from_dict(tables).tasks
             ('b', 'a')
         """
         x, y, task, labels, names = construction.table_parts(tables)
@@ -266,128 +256,7 @@ class TaskData:
         """
         return cls(**construction.concat_parts(parts))
 
-    def _replace(self, **changes: Any) -> TaskData:
-        """A new object with other attributes, unchecked; nothing cached is taken along."""
-        new = object.__new__(TaskData)
-        for name in TaskData.__annotations__:
-            setattr(new, name, changes[name] if name in changes else getattr(self, name))
-        return new
-
-    # Sizes
-
-    def __len__(self) -> int:
-        return self.num_rows
-
-    def __repr__(self) -> str:
-        low, high = int(self.rows_per_task.min()), int(self.rows_per_task.max())
-        size = f"{low} to {high} rows" if low < high else _count(low, "row")
-        if self.x.ndim == 2:
-            features = _count(self.x.shape[1], "feature")
-        else:
-            features = f"inputs of shape {tuple(self.x.shape[1:])}"
-        extra = ", weighted" if self.weight is not None else ""
-        if self.task_features is not None:
-            extra += ", " + _count(self.num_task_features, "task feature")
-        missing = int(self.y.numel() - self.observed.sum())
-        extra += f", {_count(missing, 'target')} not observed" if missing else ""
-        return (
-            f"TaskData({_count(len(self), 'row')}, {_count(self.num_tasks, 'task')} of {size}, "
-            f"{features}, {_count(self.num_outputs, 'output')}{extra}, "
-            f"{self.x.dtype} on {self.device})"
-        )
-
-    @property
-    def num_rows(self) -> int:
-        """N."""
-        return self.x.shape[0]
-
-    @property
-    def num_tasks(self) -> int:
-        """K, tasks without rows included."""
-        return len(self.tasks)
-
-    @property
-    def num_outputs(self) -> int:
-        """O; 1 where y is (N,)."""
-        return 1 if self.y.ndim == 1 else self.y.shape[1]
-
-    @property
-    def num_task_features(self) -> int:
-        """F; 0 without task features."""
-        return 0 if self.task_features is None else self.task_features.shape[1]
-
-    @property
-    def device(self) -> torch.device:
-        """The device of every tensor."""
-        return self.x.device
-
-    @cached_property
-    def observed(self) -> Tensor:
-        """Mask of the shape of y: True where the target was observed."""
-        return ~torch.isnan(self.y)
-
-    @cached_property
-    def rows_per_task(self) -> Tensor:
-        """(K,) rows of each task, observed or not."""
-        return torch.bincount(self.task, minlength=self.num_tasks)
-
-    @cached_property
-    def order(self) -> Tensor:
-        """(N,) rows sorted by task, in their own order within a task."""
-        if bool((self.task[1:] >= self.task[:-1]).all()):
-            return torch.arange(self.num_rows, device=self.device)
-        return torch.argsort(self.task, stable=True)
-
-    @cached_property
-    def offsets(self) -> Tensor:
-        """(K+1,) the rows of task k are ``order[offsets[k]:offsets[k + 1]]``."""
-        return torch.nn.functional.pad(self.rows_per_task.cumsum(0), (1, 0))
-
-    def index_of(self, labels: Any) -> Tensor:
-        """Task index of each label, -1 for a label that is not among ``tasks``.
-
-        Args:
-            labels: (M,) labels, or one label.
-
-        Returns:
-            (M,) indices; (1,) for one label.
-
-        Example:
-            >>> TaskData([[1.0], [2.0]], [0.5, 0.1], ["a", "b"]).index_of(["b", "never seen"])
-            tensor([ 1, -1])
-        """
-        one = isinstance(labels, str | int | np.generic) or (
-            isinstance(labels, Tensor | np.ndarray) and labels.ndim == 0
-        )
-        found = find(as_labels([_item(labels)] if one else labels), self.tasks)
-        return torch.from_numpy(found).to(self.device)
-
     # Parts of it
-
-    def rows(self, index: Any) -> TaskData:
-        """Some rows; the tasks stay as they are, even those left without rows.
-
-        Args:
-            index: (M,) row numbers, an (N,) mask or a slice.
-
-        Returns:
-            The M rows in the order of ``index``.
-
-        Example:
-            >>> data = TaskData([[1.0], [2.0], [3.0]], [0.5, 0.1, 0.3], ["a", "b", "b"])
-            >>> data.rows([0]).rows_per_task
-            tensor([1, 0])
-        """
-        if isinstance(index, slice):
-            row = torch.arange(self.num_rows, device=self.device)[index]
-        else:
-            row = construction.row_numbers(index, self.num_rows).to(self.device)
-        return self._replace(
-            x=self.x[row],
-            y=self.y[row],
-            task=self.task[row],
-            weight=None if self.weight is None else self.weight[row],
-        )
 
     def select_tasks(self, labels: Any) -> TaskData:
         """Only the tasks named, in the order named, with all their rows.
@@ -409,8 +278,11 @@ class TaskData:
         chosen = self.index_of(labels)
         if bool((chosen < 0).any()):
             unknown = np.atleast_1d(np.asarray(labels))[(chosen < 0).cpu().numpy()][0]
-            raise ValueError(f"labels must be among tasks; got {unknown.item()!r}.")
-        if len(chosen) == 0 or len(chosen.unique()) < len(chosen):
+            raise ValueError(
+                f"labels must be among the K = {self.num_tasks} tasks ({shown(self.tasks)}); got "
+                f"{np.asarray(unknown).item()!r}. Drop it or look for a misspelling."
+            )
+        if len(chosen) == 0 or len(set(chosen.tolist())) < len(chosen):
             raise ValueError(
                 "labels must name at least one task, each once; got none or a repeat."
             )
@@ -422,30 +294,6 @@ class TaskData:
             tasks=tuple(self.tasks[k] for k in chosen.tolist()),
             task_features=None if self.task_features is None else self.task_features[chosen],
         )
-
-    def with_x(self, x: ArrayLike, *, feature_names: Sequence[str] | None = None) -> TaskData:
-        """The same rows with other inputs, e.g. standardised ones or a backbone's features.
-
-        Args:
-            x: (N, ...) inputs; targets, weights and task features follow their dtype and device.
-            feature_names: Names of the new columns.
-
-        Returns:
-            The data with the new inputs.
-
-        Example:
-            >>> data = TaskData([[1.0], [2.0]], [0.5, 0.1], ["a", "b"])
-            >>> data.with_x(data.x.repeat(1, 3)).x.shape
-            torch.Size([2, 3])
-        """
-        names = column_names(x) if feature_names is None else feature_names
-        new = as_inputs(x, names)
-        if len(new) != self.num_rows:
-            raise ValueError(
-                f"x must have the N = {self.num_rows} rows of before; got {len(new)}."
-            )
-        moved = self.to(new.device, new.dtype)
-        return moved._replace(x=new, feature_names=as_names(names, new.shape[1], "feature_names"))
 
     def split(self, train_fraction: float = 0.75, *, seed: int) -> tuple[TaskData, TaskData]:
         """Split the rows of every task at random.
@@ -538,40 +386,3 @@ class TaskData:
         if temperature == 1.0:
             return shuffled_pass(self.num_rows, size, generator, self.x)
         return tempered_draws(self.order, self.rows_per_task, size, generator, self.x, temperature)
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> TaskData:
-        """The data on another device or in another floating dtype.
-
-        Args:
-            device: Where to; None: as before.
-            dtype: Floating dtype of x, y, weight and task features; None: as before.
-
-        Returns:
-            The moved data; tensors that need no move are shared.
-
-        Example:
-            >>> TaskData([[1.0]], [0.5], ["a"]).to(dtype=torch.float32).y.dtype
-            torch.float32
-        """
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating dtype; got {dtype}.")
-        floats = {
-            name: None if value is None else value.to(device=device, dtype=dtype)
-            for name, value in (
-                ("x", self.x),
-                ("y", self.y),
-                ("weight", self.weight),
-                ("task_features", self.task_features),
-            )
-        }
-        return self._replace(task=self.task.to(device=device), **floats)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _item(label: Any) -> Any:
-    return label.item() if isinstance(label, np.generic | np.ndarray | Tensor) else label
