@@ -47,9 +47,9 @@ def fetch_school(data_home: str | os.PathLike[str] | None = None) -> TaskData:
 
     Features (D = 27): year of the exam (3 indicators), the school's share of pupils with free
     meals and in the top band of verbal reasoning (per cent, by year), sex (2), the pupil's band of
-    verbal reasoning (3), ethnic group (11), kind of school (3), denomination (3). Every group of
-    indicators sums to 1. The file's 28th column, a constant, is left out: add one, or let an
-    estimator do it.
+    verbal reasoning (3; none for 15 pupils), ethnic group (11), kind of school (3), denomination
+    (3). Each group of indicators sums to 1. The file's 28th column, a constant, is left out: add
+    one, or let an estimator do it.
 
     The file itself names no column. Order of groups and number of categories follow the data set's
     published description; which band and which sex a column stands for was told by the scores and

@@ -88,9 +88,10 @@ def _mean_over_tasks(y: Floats, mean: Floats, task: NDArray[np.int64]) -> float:
 def _sums_by_task(y: Floats, mean: Floats, task: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """(K,) Σ (y−f)² and Σ (y−ȳ_task)² of each task; the latter 0 where the targets are equal."""
     centre = np.bincount(task, y) / np.maximum(np.bincount(task), 1)
+    error = np.bincount(task, (y - mean) ** 2).astype(np.float64)
     variation = np.bincount(task, (y - centre[task]) ** 2)
     rounding = 1e-28 * np.bincount(task, y**2)  # of equal targets around their computed mean
-    return np.bincount(task, (y - mean) ** 2), np.where(variation > rounding, variation, 0.0)
+    return error, np.where(variation > rounding, variation, 0.0)
 
 
 def _over_outputs(
@@ -126,9 +127,8 @@ def rmse(y: Array, mean: Array) -> float:
         >>> rmse([1.0, 2.0, float("nan")], [4.0, 5.0, 0.0])
         3.0
     """
-    return _over_outputs(
-        lambda y, f, _: float(root_mean_squared_error(y, f)), *aligned(y, mean=mean)
-    )
+    targets, means = aligned(y, mean=mean)
+    return _over_outputs(lambda y, f, _: float(root_mean_squared_error(y, f)), targets, means)
 
 
 def mean_log_predictive_density(log_prob: Array) -> float:
