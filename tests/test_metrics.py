@@ -240,6 +240,13 @@ def test_auc_over_tasks_skips_tasks_of_one_class_and_counts_them():
     assert scores.mean == 0.5
 
 
+@pytest.mark.parametrize(
+    "metric", [metrics.auc, metrics.brier, metrics.expected_calibration_error, metrics.rmse]
+)
+def test_figure_of_nothing_observed_is_nan(metric):
+    assert np.isnan(metric([NAN, NAN], [0.5, 0.5]))
+
+
 # Task by task
 
 
