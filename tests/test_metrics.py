@@ -76,7 +76,7 @@ def test_explained_variance_averages_outputs(definition):
 
 
 def test_explained_variance_is_the_same_for_tensors():
-    y, mean = torch.tensor(Y, requires_grad=True), torch.tensor(MEAN)
+    y, mean = torch.tensor(Y, requires_grad=True), torch.tensor(MEAN, dtype=torch.bfloat16)
     task = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
     figure = metrics.explained_variance(y, mean, task, "within")
     assert isinstance(figure, float)

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 def numbers(values: Array) -> Floats:
     """Float64 array of an array or tensor."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().to("cpu", torch.float64).numpy()  # NumPy has no bfloat16
     return np.asarray(values, dtype=np.float64)
 
 
