@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .arrays import ArrayLike, as_inputs, as_names, column_names
+from .sampling import Batch
 from .labels import as_labels, find, row_numbers
 
 
@@ -151,6 +152,16 @@ class LongForm:
             task=self.task[row],
             weight=None if self.weight is None else self.weight[row],
         )
+
+    def batch(self, batch: Batch) -> Self:
+        """The rows of a minibatch, their weights times its scale.
+
+        Args:
+            batch: from `TaskData.batches`.
+        """
+        part = self.rows(batch.index)
+        scale = batch.scale.to(part.x.device, part.y.dtype)
+        return part._replace(weight=scale if part.weight is None else part.weight * scale)
 
     def with_x(self, x: ArrayLike, *, feature_names: Sequence[str] | None = None) -> Self:
         """The same rows with other inputs, e.g. standardised ones or a backbone's features.

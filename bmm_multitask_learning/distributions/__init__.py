@@ -1,0 +1,13 @@
+"""Distributions that torch and Pyro lack."""
+
+from .exchangeable_gaussian import ExchangeableGaussian
+from .posterior_gaussian import PosteriorGaussian
+from .wishart import LogCholeskyTransform, Wishart, positive_definite_matrix
+
+__all__ = [
+    "ExchangeableGaussian",
+    "LogCholeskyTransform",
+    "PosteriorGaussian",
+    "Wishart",
+    "positive_definite_matrix",
+]

@@ -1,0 +1,68 @@
+"""q(W) as a Pyro distribution, with its divergence from the prior in closed form."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import Distribution, constraints, register_kl
+
+from ..posterior import WeightPosterior
+from ..statistics import TaskStatistics
+
+
+class PosteriorGaussian(TorchDistribution):
+    r"""$q(W) = p(W \mid \eta) \prod_k t_k(w_k) / Z$, event shape (M, O, D).
+
+    Args:
+        posterior: q(W), from the prior's `condition` on `statistics` at the same $\eta$.
+        statistics: the factors t.
+        law: $p(W \mid \eta)$, or what `condition` used in its place.
+        conditional: whether `law` is the prior itself, so that
+            $KL(q \| p) = E_q[\log t] - \log Z$; otherwise there is no closed form.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    support = constraints.independent(constraints.real, 3)
+    has_rsample = True
+
+    def __init__(
+        self,
+        posterior: WeightPosterior,
+        statistics: TaskStatistics,
+        law: Distribution,
+        *,
+        conditional: bool,
+    ) -> None:
+        self.posterior = posterior
+        self.statistics = statistics
+        self.law = law
+        self.conditional = conditional
+        K, _, O, D = posterior.means.shape
+        super().__init__(torch.Size(), torch.Size((K, O, D)), validate_args=False)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        q = self.posterior
+        K, C, O, D, R = q.roots.shape
+        # a draw of the component is not differentiable: mixtures enter bounds by their moments
+        component = torch.multinomial(q.log_weights.detach().exp(), 1)[:, 0]
+        at = (torch.arange(K, device=component.device), component)
+        shape = torch.Size(sample_shape)
+        own = torch.randn(*shape, K, O, R, 1, dtype=q.means.dtype, device=q.means.device)
+        shared = torch.randn(
+            *shape, 1, O, q.commons.shape[-1], 1, dtype=q.means.dtype, device=q.means.device
+        )
+        return q.means[at] + (q.roots[at] @ own + q.commons[at] @ shared)[..., 0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        factor = self.statistics
+        quadratic = ((factor.A @ value[..., None])[..., 0] * value).sum(-1)
+        log_factor = factor.c + (factor.b * value).sum(-1) - 0.5 * quadratic
+        return self.law.log_prob(value) + log_factor.sum((-2, -1)) - self.posterior.log_normaliser
+
+
+@register_kl(PosteriorGaussian, Distribution)
+def _kl_to_prior(q: PosteriorGaussian, p: Distribution) -> Tensor:
+    if not q.conditional:
+        raise NotImplementedError("q was not conditioned from this prior: use Monte Carlo")
+    return q.posterior.kl_to_prior(q.statistics)

@@ -1,0 +1,390 @@
+r"""Stochastic variational inference: any likelihood, any backbone, minibatches, CPU or GPU.
+
+The guide is $q(\eta)\,q(W \mid \eta)$: an independent Gaussian for each unconstrained
+hyperparameter, and the prior conditioned on a Gaussian factor for each task (`sites`). Pyro's
+`TraceMeanField_ELBO` adds up the bound; the divergence of $q(W \mid \eta)$ and the expected log
+likelihood enter it in closed form or by quadrature, so that its gradient is quiet. Hyperparameters
+and backbone move by Adam, the factors by natural gradients.
+
+References:
+    Hoffman, Blei, Wang and Paisley, Stochastic variational inference (2013).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, final
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.contrib.autoname import scope
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ..data import TaskData
+from ..distributions import PosteriorGaussian
+from ..likelihoods import Rows
+from ..posterior import WeightPosterior
+from ..statistics import TaskStatistics
+from .result import FitResult, NonFiniteBoundError
+from .sites import blend, expected_log_prob, latent_moments, local_factor
+from .start import start_sites
+
+if TYPE_CHECKING:
+    from ..hyperparameters import Eta, ProbabilisticModule
+    from ..model import MultitaskModel
+
+# Standard deviation of q(η) in unconstrained space at the start.
+_INITIAL_SPREAD = 0.05
+_CHECK_EVERY = 50
+_MAX_GRADIENT = 10.0
+_FINAL_PARTICLES = 16
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class SVI:
+    r"""Stochastic variational inference with Pyro.
+
+    It starts from the closed form on the backbone's first features. The learning rate decays to a
+    hundredth along a cosine; gradients are clipped; with `patience` it stops early, by the
+    held-out log predictive density if `validation_fraction` is positive and by the smoothed bound
+    otherwise, and goes back to the best state that validation saw.
+
+    Args:
+        steps: gradient steps, at most.
+        lr: Adam's learning rate.
+        batch_size: rows a step and family; None for all.
+        num_particles: draws of the hyperparameters a step.
+        weight_decay: of the backbone's parameters (AdamW).
+        validation_fraction: share of each task's rows held out for early stopping.
+        patience: checks (every 50 steps) without improvement before it stops; None: never.
+
+    Raises:
+        ValueError: for sizes or rates that are not positive.
+
+    Example:
+        >>> SVI(steps=200, batch_size=64).lr
+        0.01
+    """
+
+    steps: int = 1000
+    lr: float = 1e-2
+    batch_size: int | None = None
+    num_particles: int = 1
+    weight_decay: float = 0.0
+    validation_fraction: float = 0.0
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_particles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if not self.lr > 0 or not math.isfinite(self.lr):
+            raise ValueError(f"lr must be positive and finite; got {self.lr}.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or None for all rows; got {self.batch_size}.")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction must lie in [0, 1); got {self.validation_fraction}."
+            )
+
+    def fit(
+        self,
+        model: MultitaskModel,
+        data: Mapping[str, TaskData],
+        *,
+        generator: torch.Generator,
+        progress: bool,
+    ) -> FitResult:
+        """Fit a built model in place."""
+        held_out: dict[str, TaskData] = {}
+        if self.validation_fraction:
+            seed = int(torch.randint(2**31 - 1, (), generator=generator))
+            splits = {n: d.split(1 - self.validation_fraction, seed=seed) for n, d in data.items()}
+            data, held_out = ({n: s[i] for n, s in splits.items()} for i in (0, 1))
+        with torch.no_grad():
+            sites = {
+                name: start_sites(model[name], model.rows(name, part), generator, progress)
+                for name, part in data.items()
+            }
+        program = VariationalProgram(model, data, sites)
+        history, converged = self._optimise(program, data, held_out, generator, progress)
+        bound = program.settle(data)
+        return FitResult(bound, converged, tuple(history), "SVI")
+
+    def _optimise(
+        self,
+        program: VariationalProgram,
+        data: Mapping[str, TaskData],
+        held_out: Mapping[str, TaskData],
+        generator: torch.Generator,
+        progress: bool,
+    ) -> tuple[list[float], bool]:
+        optimiser = program.optimiser(self.lr, self.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimiser, self.steps, eta_min=0.01 * self.lr
+        )
+        elbo = TraceMeanField_ELBO(num_particles=self.num_particles)
+        batches = _batches(data, self.batch_size, generator)
+        stopper = EarlyStopping(self.patience)
+        losses: list[Tensor] = []
+        for step in tqdm(range(self.steps), disable=not progress, desc="SVI", unit="step"):
+            program.load(next(batches))
+            optimiser.zero_grad()
+            with pyro.validation_enabled(False):
+                loss = elbo.differentiable_loss(program.model, program.guide)
+            loss.backward()
+            nn.utils.clip_grad_norm_(program.gradient_parameters(), _MAX_GRADIENT * program.num_rows)
+            optimiser.step()
+            schedule.step()
+            program.move_sites(self._site_rate(step, program))
+            losses.append(loss.detach())
+            if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self.steps:
+                recent = torch.stack(losses[-_CHECK_EVERY:])
+                if not bool(torch.isfinite(recent).all()):
+                    first = step + 1 - len(recent) + int((~torch.isfinite(recent)).nonzero()[0])
+                    raise NonFiniteBoundError(program.diagnose(first))
+                score = program.validate(held_out) if held_out else -float(recent.mean())
+                if stopper.should_stop(score, program if held_out else None):
+                    break
+        stopper.restore(program)
+        return [-value for value in torch.stack(losses).tolist()], stopper.stopped
+
+    def _site_rate(self, step: int, program: VariationalProgram) -> float:
+        """Step of the factors: whole with all rows and exact factors, else decreasing."""
+        if self.batch_size is None:
+            return 1.0 if program.exact else 0.5
+        epoch = max(1.0, program.num_rows / (self.batch_size * len(program.sites)))
+        return (1 + epoch + step) ** -0.75 if epoch > 1 else 0.5
+
+
+class EarlyStopping:
+    """Stops after `patience` checks without a better score; keeps the best state it was given."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.best = -math.inf
+        self.waited = 0
+        self.stopped = False
+        self._state: dict[str, object] | None = None
+
+    def should_stop(self, score: float, program: VariationalProgram | None) -> bool:
+        """Whether to stop after a check with this score; `program` is kept if it is the best."""
+        if score > self.best + 1e-6 * abs(score):
+            self.best, self.waited = score, 0
+            if program is not None:
+                self._state = program.snapshot()
+        else:
+            self.waited += 1
+        self.stopped = self.patience is not None and self.waited >= self.patience
+        return self.stopped
+
+    def restore(self, program: VariationalProgram) -> None:
+        """Back to the best state that was kept, if any was."""
+        if self._state is not None:
+            program.restore(self._state)
+
+
+class HyperGuide(nn.Module):
+    r"""$q(\eta)$: an independent Gaussian for each unconstrained hyperparameter of a module."""
+
+    def __init__(self, module: ProbabilisticModule) -> None:
+        super().__init__()
+        self.transforms = module.transforms
+        start = {name: self.transforms[name].inv(value) for name, value in module.eta.items()}
+        self.loc = nn.ParameterDict(start)
+        spread = math.log(_INITIAL_SPREAD)
+        self.log_scale = nn.ParameterDict(
+            {name: torch.full_like(value, spread) for name, value in start.items()}
+        )
+
+    def forward(self) -> Eta:
+        """Sample every site."""
+        eta = {}
+        for name, loc in self.loc.items():
+            base = dist.Normal(loc, self.log_scale[name].exp()).to_event(loc.ndim)
+            law = dist.TransformedDistribution(base, [self.transforms[name]])
+            eta[name] = pyro.sample(name, law)
+        return eta
+
+    def median(self) -> Eta:
+        """The centre of q, in the sites' own space."""
+        return {name: self.transforms[name](loc.detach()) for name, loc in self.loc.items()}
+
+
+class VariationalProgram:
+    """Model and guide as Pyro programs over one batch of rows of every family."""
+
+    def __init__(
+        self, model: MultitaskModel, data: Mapping[str, TaskData], sites: dict[str, TaskStatistics]
+    ) -> None:
+        self.network = model
+        self.sites = sites
+        self.guides = nn.ModuleDict(
+            {
+                name: nn.ModuleDict(
+                    {"prior": HyperGuide(f.prior), "likelihood": HyperGuide(f.likelihood)}
+                )
+                for name, f in model.families.items()
+            }
+        )
+        self.num_rows = sum(part.num_rows for part in data.values())
+        self.exact = all(family.likelihood.exact for family in model.families.values())
+        self.batch: dict[str, Rows] = {}
+        self._posterior: dict[str, WeightPosterior] = {}
+        self._theta: dict[str, Eta] = {}
+        self._moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def load(self, batch: Mapping[str, TaskData]) -> None:
+        """Run the backbone, once for all families, on the rows that the next step uses."""
+        parts = list(batch.items())
+        phi = self.network.features(torch.cat([part.x for _, part in parts]))
+        pieces = phi.split([part.num_rows for _, part in parts])
+        self.batch = {
+            name: Rows.from_targets(piece, part.y, part.weight, part.task, part.num_tasks)
+            for (name, part), piece in zip(parts, pieces, strict=True)
+        }
+
+    def guide(self) -> None:
+        r"""$q(\eta)\, q(W \mid \eta)$."""
+        for name, family in self.network.families.items():
+            with scope(prefix=name):
+                eta = self.guides[name]["prior"]()
+                self._theta[name] = self.guides[name]["likelihood"]()
+                prior, sites = family.prior, self.sites[name]
+                posterior = prior.condition(sites, eta)
+                law = prior(eta) if prior.closed_form else _unit(sites.b)
+                pyro.sample(
+                    "weights",
+                    PosteriorGaussian(posterior, sites, law, conditional=prior.closed_form),
+                )
+                self._posterior[name] = posterior
+
+    def model(self) -> None:
+        """`MultitaskModel.model`, its likelihood replaced by its expectation under the guide."""
+        for name, family in self.network.families.items():
+            with scope(prefix=name):
+                eta = family.prior.hyperprior()
+                family.likelihood.hyperprior()
+                pyro.sample("weights", family.prior(eta))
+                rows = self.batch[name]
+                moments = latent_moments(family.prior.expand(self._posterior[name]), rows)
+                self._moments[name] = moments
+                value = expected_log_prob(family.likelihood, rows, *moments, self._theta[name])
+                pyro.factor("targets", value.sum())
+
+    def move_sites(self, rate: float) -> None:
+        """Natural-gradient step of the factors towards what the last batch saw."""
+        with torch.no_grad():
+            for name, family in self.network.families.items():
+                theta = {n: value.detach() for n, value in self._theta[name].items()}
+                new = local_factor(family.likelihood, self.batch[name], *self._moments[name], theta)
+                self.sites[name] = blend(self.sites[name], family.prior.reduce(new), rate)
+
+    # ---- optimisation ----------------------------------------------------------------------------
+
+    def optimiser(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+        """AdamW on the guide and on what the backbone has to train."""
+        backbone = [p for p in self.network.backbone.parameters() if p.requires_grad]
+        groups = [
+            {"params": list(self.guides.parameters()), "weight_decay": 0.0},
+            {"params": backbone, "weight_decay": weight_decay},
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]] or groups[:1], lr=lr)
+
+    def gradient_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters that Adam moves."""
+        yield from self.guides.parameters()
+        yield from self.network.backbone.parameters()
+
+    def snapshot(self) -> dict[str, object]:
+        """Everything that a fit changes."""
+        state = {
+            "guides": self.guides.state_dict(),
+            "backbone": self.network.backbone.state_dict(),
+        }
+        return {**copy.deepcopy(state), "sites": dict(self.sites)}
+
+    def restore(self, state: dict[str, object]) -> None:
+        """The inverse of `snapshot`."""
+        self.guides.load_state_dict(state["guides"])
+        self.network.backbone.load_state_dict(state["backbone"])
+        self.sites = dict(state["sites"])
+
+    def validate(self, held_out: Mapping[str, TaskData]) -> float:
+        """Mean log predictive density of held-out rows at the centre of the guide."""
+        self.publish()
+        total, count = 0.0, 0
+        for name, part in held_out.items():
+            y = part.y[:, None] if part.y.ndim == 1 else part.y
+            observed = ~y.isnan().all(-1)
+            if not bool(observed.any()):
+                continue
+            labels = [part.tasks[i] for i in part.task.tolist()]
+            values = self.network.predict(part.x, labels, family=name).log_prob(part.y)
+            values = values if values.ndim == 1 else values.nansum(-1)
+            total, count = total + float(values[observed].sum()), count + int(observed.sum())
+        return total / max(count, 1)
+
+    def publish(self) -> None:
+        """Write the centre of the guide into the model's families."""
+        with torch.no_grad():
+            for name, family in self.network.families.items():
+                family.prior.set_eta(self.guides[name]["prior"].median())
+                family.likelihood.set_eta(self.guides[name]["likelihood"].median())
+                posterior = family.prior.condition(self.sites[name], family.prior.eta)
+                family.prior.settle(self.sites[name], posterior)
+                family.set_posterior(posterior)
+
+    def settle(self, data: Mapping[str, TaskData]) -> float:
+        """Publish, and return the bound on all rows."""
+        self.publish()
+        with torch.no_grad(), pyro.validation_enabled(False):
+            self.load(data)
+            elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
+            return -float(elbo.loss(self.model, self.guide))
+
+    def diagnose(self, step: int) -> str:
+        """Which part of the bound is not finite, and what to try."""
+        parts = dict(self.guides.named_parameters())
+        parts |= {f"backbone.{n}": p for n, p in self.network.backbone.named_parameters()}
+        parts |= {f"features of {n}": rows.phi for n, rows in self.batch.items()}
+        parts |= {f"factor of {n}": s.A for n, s in self.sites.items()}
+        broken = [name for name, value in parts.items() if not bool(torch.isfinite(value).all())]
+        return (
+            f"the bound became infinite or NaN at step {step}; first at: "
+            f"{broken[0] if broken else 'the expected log likelihood'}. Try a smaller lr, "
+            "standardised inputs and targets, or weight_decay for the backbone; see the "
+            "troubleshooting page."
+        )
+
+
+def _batches(
+    data: Mapping[str, TaskData], batch_size: int | None, generator: torch.Generator
+) -> Iterator[dict[str, TaskData]]:
+    """Endless batches of every family; row weights scale each to the whole."""
+    if batch_size is None:
+        while True:
+            yield dict(data)
+    streams = {name: _family_batches(part, batch_size, generator) for name, part in data.items()}
+    while True:
+        yield {name: next(stream) for name, stream in streams.items()}
+
+
+def _family_batches(
+    data: TaskData, batch_size: int, generator: torch.Generator
+) -> Iterator[TaskData]:
+    while True:
+        for batch in data.batches(min(batch_size, data.num_rows), generator=generator):
+            yield data.batch(batch)
+
+
+def _unit(like: Tensor) -> dist.Distribution:
+    """The unit Gaussian that stands for a prior without closed form in its guide."""
+    return dist.Normal(torch.zeros_like(like), torch.ones_like(like)).to_event(3)

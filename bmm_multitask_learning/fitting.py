@@ -1,0 +1,98 @@
+"""fit: data into a model, by the engine that suits both."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from .data import TaskData
+from .engines import SVI, CoordinateAscent, Engine, FitResult
+from .likelihoods import QuadraticLikelihood
+from .model import MultitaskModel
+
+
+def fit(
+    model: MultitaskModel,
+    data: TaskData | Mapping[str, TaskData],
+    *,
+    engine: Engine | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+    warm_start: bool = False,
+) -> FitResult:
+    """Fit a model in place.
+
+    Args:
+        model: what to fit.
+        data: a TaskData, or one for each family by name.
+        engine: `CoordinateAscent()`, `SVI()` or `NUTS()`. None takes the closed form where prior and
+            likelihood have one and the backbone has nothing to train, and SVI otherwise; the
+            result's `engine` says which, and why.
+        seed: the only source of randomness; global generators are restored afterwards.
+        device: where to fit, such as "cpu" or "cuda"; the model stays there.
+        progress: whether to show progress bars.
+        warm_start: keep the sizes and hyperparameters of an earlier fit as the start.
+
+    Returns:
+        `FitResult`: bound, converged, history, engine, seconds.
+
+    Raises:
+        ValueError: for data that the model cannot take; the message says what to change.
+        TypeError: for an engine that cannot fit this prior or likelihood.
+        MemoryError: if the covariances of all tasks cannot fit, before they are allocated.
+        NonFiniteBoundError: if the bound becomes infinite or NaN.
+
+    Example:
+        >>> from bmm_multitask_learning import MultitaskModel, datasets, fit
+        >>> data, truth = datasets.make_clusters(num_tasks=8, seed=0)
+        >>> fit(MultitaskModel(), data, progress=False).engine
+        'CoordinateAscent (chosen: closed form, nothing to train in the backbone)'
+    """
+    started = time.perf_counter()
+    named = {name: part.to(device) for name, part in model.named_data(data).items()}
+    reason = ""
+    if engine is None:
+        engine, reason = choose_engine(model)
+    with seeded(seed, device):
+        if not warm_start:
+            model.build(named, device)
+        generator = torch.Generator().manual_seed(seed)
+        result = engine.fit(model, named, generator=generator, progress=progress)
+    return dataclasses.replace(
+        result, engine=result.engine + reason, seconds=time.perf_counter() - started
+    )
+
+
+def choose_engine(model: MultitaskModel) -> tuple[Engine, str]:
+    """The engine that `fit` takes by itself, and the reason in words."""
+    if any(p.requires_grad for p in model.backbone.parameters()):
+        return SVI(), " (chosen: the backbone has parameters to train)"
+    for family in model.families.values():
+        if not isinstance(family.likelihood, QuadraticLikelihood):
+            return SVI(), f" (chosen: {type(family.likelihood).__name__} has no closed form)"
+        if not family.prior.closed_form:
+            return SVI(), f" (chosen: {type(family.prior).__name__} has no closed form)"
+    return CoordinateAscent(), " (chosen: closed form, nothing to train in the backbone)"
+
+
+@contextmanager
+def seeded(seed: int, device: str | torch.device) -> Iterator[None]:
+    """Seed every global generator within, and give each its former state back."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # libraries below may draw from NumPy's global generator
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,68 @@
+"""Modules whose hyperparameters have a prior, written once in Pyro and read by every engine."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import biject_to
+from torch.distributions.transforms import Transform
+
+Eta = dict[str, Tensor]
+
+
+class ProbabilisticModule(nn.Module, ABC):
+    r"""A module with hyperparameters $\eta$: `hyperprior` is their law, buffers hold their value.
+
+    A subclass registers a buffer for every site that `hyperprior` samples, under the site's name.
+    """
+
+    @abstractmethod
+    def hyperprior(self) -> Eta:
+        r"""Sample $\eta$ with `pyro.sample`, and return it by site name."""
+
+    @property
+    def eta(self) -> Eta:
+        r"""The current value of $\eta$."""
+        return {name: self.get_buffer(name) for name in self.transforms}
+
+    def set_eta(self, eta: Eta) -> None:
+        r"""Make $\eta$ the current value."""
+        for name, value in eta.items():
+            self.get_buffer(name)  # an unknown name is an AttributeError
+            self.register_buffer(name, value.detach().clone())
+
+    @functools.cached_property
+    def transforms(self) -> dict[str, Transform]:
+        """For each site of `hyperprior`, the map from unconstrained space to its support."""
+        with torch.random.fork_rng(), pyro.validation_enabled(False):
+            trace = poutine.trace(self.hyperprior).get_trace()
+        return {n: biject_to(trace.nodes[n]["fn"].support) for n in trace.stochastic_nodes}
+
+    def log_hyperprior(self, eta: Eta) -> Tensor:
+        r"""$\log p(\eta)$, a scalar."""
+        with pyro.validation_enabled(False):
+            handler = poutine.condition(self.hyperprior, data=eta)
+            trace = poutine.trace(handler).get_trace()
+        sites = (trace.nodes[name] for name in eta)
+        terms = [site["fn"].log_prob(site["value"]).sum() for site in sites]
+        return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def pack(values: Eta, transforms: dict[str, Transform]) -> Tensor:
+    r"""$\eta$ as one unconstrained vector."""
+    return torch.cat([transforms[n].inv(v).flatten() for n, v in values.items()])
+
+
+def unpack(vector: Tensor, like: Eta, transforms: dict[str, Transform]) -> Eta:
+    r"""The inverse of `pack`; `like` gives names, order and shapes."""
+    shapes = {n: transforms[n].inverse_shape(v.shape) for n, v in like.items()}
+    pieces = vector.split([shape.numel() for shape in shapes.values()])
+    return {
+        n: transforms[n](piece.reshape(shapes[n]))
+        for n, piece in zip(like, pieces, strict=True)
+    }

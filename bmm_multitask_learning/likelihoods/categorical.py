@@ -1,0 +1,148 @@
+"""Classes through the softmax function."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..hyperparameters import Eta
+from ..posterior import WeightPosterior
+from ..statistics import RowBlocks, TaskStatistics, task_sum
+from .bernoulli import logistic_constant, polya_gamma_mean
+from .likelihood import QuadraticLikelihood, Rows
+
+# Latent draws of a predictive probability or of an expected log likelihood: fixed quasi-random points.
+_DRAWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class TiltedClasses:
+    """Rows with one-hot targets (N, O) and the bound's local parameters ξ (N, O) and α (N, 1)."""
+
+    rows: Rows
+    blocks: RowBlocks
+    one_hot: Tensor
+    xi: Tensor
+    alpha: Tensor
+
+
+@final
+class Categorical(QuadraticLikelihood):
+    r"""$p(y_n = c) \propto e^{f_{nc}}$, one latent and one weight vector a class.
+
+    The closed-form engine uses Bouchard's bound with the Pólya-Gamma bound of each term,
+    $$\log \sum_c e^{f_c} \le \alpha + \sum_c \log(1 + e^{f_c - \alpha}),$$
+    which leaves the classes' weights independent given the hyperparameters. The bound is loose for
+    uncertain latents: compare its value only with that of models of the same likelihood.
+
+    Args:
+        num_classes: O, at least 2. Targets are 0 .. O-1.
+
+    Raises:
+        ValueError: for fewer than 2 classes.
+
+    References:
+        Bouchard, Efficient bounds for the softmax function and applications to approximate
+        inference in hybrid models (2007).
+    """
+
+    classes = True
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2; got {num_classes}.")
+        self.num_classes = num_classes
+
+    def num_outputs(self, y: Tensor) -> int:
+        if y.ndim > 1:
+            raise ValueError(
+                f"Categorical takes one target a row, y of shape (N,); got {tuple(y.shape)}. "
+                "Give class numbers, not one-hot rows; for independent labels use Bernoulli."
+            )
+        return self.num_classes
+
+    def check(self, y: Tensor) -> None:
+        """Raise a ValueError unless every observed target is one of 0 .. O-1."""
+        observed = y[~y.isnan()]
+        wrong = observed[(observed != observed.round()) | (observed < 0) | (observed >= self.num_classes)]
+        if len(wrong):
+            raise ValueError(
+                f"Categorical(num_classes={self.num_classes}) targets must be whole numbers "
+                f"0..{self.num_classes - 1}; got {wrong[0].item():g}. Encode the classes first, or "
+                "use MultitaskClassifier, which does it."
+            )
+
+    def register_hyperparameters(self, like: Tensor) -> None:
+        """There are none."""
+
+    def hyperprior(self) -> Eta:
+        return {}
+
+    def initialise(self, rows: Rows) -> None:
+        """There is nothing to set."""
+
+    def summarise(self, rows: Rows) -> TiltedClasses:
+        one_hot = torch.nn.functional.one_hot(rows.y[:, 0].long(), self.num_classes).to(rows.y.dtype)
+        zero = torch.zeros_like(one_hot)
+        # ξ = 0 and Bouchard's α at f = 0
+        alpha = zero[:, :1] + (0.5 * self.num_classes - 1) / (0.25 * self.num_classes)
+        return TiltedClasses(rows, rows.blocks(), one_hot, zero + alpha, alpha)
+
+    def refresh(self, summary: TiltedClasses, rows: Rows) -> TiltedClasses:
+        return dataclasses.replace(summary, rows=rows)
+
+    def statistics(self, summary: TiltedClasses, theta: Eta) -> TaskStatistics:
+        rows, xi, alpha = summary.rows, summary.xi, summary.alpha
+        omega = polya_gamma_mean(xi)
+        # −α − Σ_c log(1 + e^{f_c−α}) ≥ −α + Σ_c [ κ(ξ_c) − ½(f_c−α) − ½ω_c (f_c−α)² ], κ the constant
+        linear = summary.one_hot - 0.5 + omega * alpha
+        constant = logistic_constant(xi) + 0.5 * alpha - 0.5 * omega * alpha.square()
+        constant = constant - alpha / self.num_classes
+        return TaskStatistics(
+            A=summary.blocks.gram(rows.phi, rows.weight * omega),
+            b=summary.blocks.project(rows.phi, rows.weight * linear),
+            c=task_sum(rows.weight * constant, rows.task, rows.num_tasks),
+            rows=task_sum(rows.weight[:, 0], rows.task, rows.num_tasks),
+        )
+
+    def update(self, summary: TiltedClasses, posterior: WeightPosterior) -> TiltedClasses:
+        mean, variance = posterior.latent(summary.rows.phi, summary.blocks)
+        weight = posterior.log_weights.exp()[summary.rows.task]
+        first = torch.einsum("nc,nco->no", weight, mean)
+        second = torch.einsum("nc,nco->no", weight, mean.square() + variance)
+        # α = ( O/2 − 1 + Σ_c ω_c E f_c ) / Σ_c ω_c,  then  ξ_c² = E (f_c − α)²
+        omega = polya_gamma_mean(summary.xi)
+        alpha = 0.5 * self.num_classes - 1 + (omega * first).sum(-1, keepdim=True)
+        alpha = alpha / omega.sum(-1, keepdim=True)
+        square = second - 2 * alpha * first + alpha.square()
+        return dataclasses.replace(summary, alpha=alpha, xi=square.clamp(min=0).sqrt())
+
+    def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
+        return torch.distributions.Categorical(logits=f, validate_args=False)
+
+    def log_prob(self, rows: Rows, f: Tensor, theta: Eta) -> Tensor:
+        log_prob = self.conditional(f, rows.task, theta).log_prob(rows.y)
+        return rows.weight * log_prob
+
+    def expected_log_prob(self, rows: Rows, mean: Tensor, variance: Tensor, theta: Eta) -> Tensor:
+        f = self._latent_draws(mean, variance)  # (N, J, S, O)
+        values = self.log_prob(rows, f.flatten(1, 2), theta)
+        return values.reshape(*mean.shape[:2], -1).mean(-1)
+
+    def predictive(
+        self, log_weights: Tensor, mean: Tensor, variance: Tensor, task: Tensor
+    ) -> tuple[Tensor, Distribution]:
+        probability = self._latent_draws(mean, variance).softmax(-1).mean(-2)
+        return log_weights, torch.distributions.Categorical(probs=probability, validate_args=False)
+
+    def _latent_draws(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """The same quasi-random points for every row: (N, J, S, O)."""
+        engine = torch.quasirandom.SobolEngine(self.num_classes, scramble=True, seed=0)
+        uniform = engine.draw(_DRAWS, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        node = torch.special.ndtri(uniform).to(mean)
+        return mean[..., None, :] + variance.sqrt()[..., None, :] * node

@@ -1,0 +1,166 @@
+"""What a likelihood is: rows in, Gaussian statistics and predictive distributions out."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ..hyperparameters import Eta, ProbabilisticModule
+from ..posterior import WeightPosterior
+from ..sizes import Sizes
+from ..statistics import RowBlocks, TaskStatistics, make_blocks
+
+_NODES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Observed rows of a family of tasks, as a likelihood sees them.
+
+    Args:
+        phi: (N, D) features.
+        y: (N, T) targets; whatever stands where `weight` is 0 is not read.
+        weight: (N, T) row weights, 0 where a target is not observed.
+        task: (N,) task index.
+        num_tasks: K.
+    """
+
+    phi: Tensor
+    y: Tensor
+    weight: Tensor
+    task: Tensor
+    num_tasks: int
+
+    @classmethod
+    def from_targets(
+        cls, phi: Tensor, y: Tensor, weight: Tensor | None, task: Tensor, num_tasks: int
+    ) -> Rows:
+        """NaN in `y` (N,) or (N, T) means "not observed"."""
+        y = (y[:, None] if y.ndim == 1 else y).to(phi.dtype)
+        observed = ~y.isnan()
+        w = observed.to(phi.dtype) if weight is None else observed * weight.to(phi.dtype)[:, None]
+        return cls(phi, torch.where(observed, y, 0.0), w, task, num_tasks)
+
+    def blocks(self) -> RowBlocks:
+        """The rows laid out by task."""
+        return make_blocks(self.task, self.num_tasks, self.phi.shape[1])
+
+
+class Likelihood(ProbabilisticModule):
+    r"""$p(y_n \mid f_n, \theta)$ for latents $f_n = \phi_n^\top w_{task(n)}$, (N, O).
+
+    `QuadraticLikelihood` adds what the closed-form engine needs.
+    """
+
+    classes: bool = False
+    """Whether targets are classes, so that predictions are probabilities."""
+    exact: bool = False
+    """Whether the likelihood is a Gaussian factor of the latents, without a bound."""
+
+    def num_outputs(self, y: Tensor) -> int:
+        """O, the number of weight vectors a task needs for targets `y`."""
+        return 1 if y.ndim == 1 else y.shape[1]
+
+    @abstractmethod
+    def check(self, y: Tensor) -> None:
+        """Raise a ValueError unless the observed targets (N,) or (N, T) lie in the support."""
+
+    def build(self, sizes: Sizes, like: Tensor) -> None:
+        """Register every tensor, eagerly."""
+        self.sizes = sizes
+        self.register_hyperparameters(like)
+
+    def grow(self, sizes: Sizes) -> None:
+        """Make room for tasks outside the fit, which come after those in it."""
+        self.sizes = sizes
+
+    @abstractmethod
+    def register_hyperparameters(self, like: Tensor) -> None:
+        r"""Register a buffer for each site of `hyperprior`, at any valid value."""
+
+    @abstractmethod
+    def initialise(self, rows: Rows) -> None:
+        r"""Set the scale of the hyperprior and a first $\theta$ from data."""
+
+    @abstractmethod
+    def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
+        r"""$p(y_n \mid f_n, \theta)$ as a distribution.
+
+        Args:
+            f: (N, J, O) latents, J values for each row.
+            task: (N,) task index of each row; -1 for a task outside the fit.
+            theta: hyperparameters.
+        """
+
+    def log_prob(self, rows: Rows, f: Tensor, theta: Eta) -> Tensor:
+        """Weighted log likelihood of each row at latents f (N, J, O), (N, J)."""
+        log_prob = self.conditional(f, rows.task, theta).log_prob(rows.y[:, None])
+        return torch.einsum("nt,njt->nj", rows.weight, log_prob)
+
+    def expected_log_prob(self, rows: Rows, mean: Tensor, variance: Tensor, theta: Eta) -> Tensor:
+        r"""$E[\log p(y_n \mid f_n)]$ for $f_n \sim N(\text{mean}, \text{variance})$, (N, J).
+
+        By Gauss-Hermite quadrature unless a subclass knows the integral.
+
+        Args:
+            rows: targets.
+            mean, variance: (N, J, O), one Gaussian for each of J components.
+        """
+        N, J, O = mean.shape
+        node, weight = hermite(mean)
+        f = mean[:, :, None] + variance.sqrt()[:, :, None] * node[:, None]
+        values = self.log_prob(rows, f.reshape(N, -1, O), theta)
+        return values.reshape(N, J, -1) @ weight
+
+    def predictive(
+        self, log_weights: Tensor, mean: Tensor, variance: Tensor, task: Tensor
+    ) -> tuple[Tensor, Distribution]:
+        r"""$p(y_n)$ as a mixture of J conditionals: log weights (N, J) and batch shape (N, J, O).
+
+        The mixture over latents is made finite by Gauss-Hermite nodes.
+
+        Args:
+            log_weights: (N, C) of the posterior's components.
+            mean, variance: (N, C, O) of the latents.
+            task: (N,) task index, -1 for tasks outside the fit.
+        """
+        node, weight = hermite(mean)
+        f = mean[:, :, None] + variance.sqrt()[:, :, None] * node[:, None]
+        log_weights = log_weights[..., None] + weight.log()
+        return log_weights.flatten(1), self.conditional(f.flatten(1, 2), task, self.eta)
+
+
+class QuadraticLikelihood(Likelihood):
+    """A likelihood that is a Gaussian factor of the latents, exactly or by a lower bound."""
+
+    @abstractmethod
+    def summarise(self, rows: Rows) -> object:
+        """What later calls need of the rows."""
+
+    @abstractmethod
+    def refresh(self, summary: object, rows: Rows) -> object:
+        """The summary of the same rows with other features; local parameters stay."""
+
+    @abstractmethod
+    def statistics(self, summary: object, theta: Eta) -> TaskStatistics:
+        r"""The factor of each task at hyperparameters $\theta$ and the local parameters."""
+
+    @abstractmethod
+    def update(self, summary: object, posterior: WeightPosterior) -> object:
+        """Move hyperparameters and local parameters so that the bound does not fall.
+
+        Returns:
+            the summary with the new local parameters.
+        """
+
+
+def hermite(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights (Q,) of the expectation under a standard normal."""
+    node, weight = np.polynomial.hermite_e.hermegauss(_NODES)
+    weight = weight / weight.sum()
+    return like.new_tensor(node), like.new_tensor(weight)

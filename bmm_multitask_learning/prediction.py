@@ -1,0 +1,380 @@
+"""Predictive distributions: mixtures of the likelihood's conditionals over q(W)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .data import TaskData
+from .likelihoods import QuadraticLikelihood, Rows
+from .posterior import WeightPosterior
+from .priors.task_prior import own_information
+from .statistics import make_blocks
+
+if TYPE_CHECKING:
+    from .model import Family, MultitaskModel
+
+# Inner rounds of a bound's local parameters when a few rows are added.
+_LOCAL_STEPS = 50
+_BISECTIONS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    r"""$p(y_n \mid x_n, D)$ of N rows; NumPy arrays if the inputs were NumPy, tensors otherwise.
+
+    For real-valued targets `mean`, `std`, `interval` and `quantile` speak of the target, noise
+    included. For classes `mean` is the probability averaged over q(W) — (N,) for Bernoulli, (N, O)
+    for Categorical — and `interval` is a credible interval of the probability itself.
+
+    The O axis is dropped where O = 1.
+    """
+
+    known: Any
+    """(N,) False for rows of tasks outside the fit."""
+    _log_weights: Tensor
+    _law: Distribution
+    _latent: tuple[Tensor, Tensor, Tensor]
+    _classes: bool
+    _numpy: bool
+
+    @property
+    def mean(self) -> Any:
+        """(N,) or (N, O)."""
+        return self._out(self._mean())
+
+    @property
+    def std(self) -> Any:
+        """Standard deviation of the target, noise included, (N,) or (N, O)."""
+        mean = self._mean()
+        if self._classes:
+            return self._out((mean * (1 - mean)).sqrt())
+        component = self._law.mean
+        square = self._law.variance + (component - mean[:, None]).square()
+        return self._out(self._average(square).sqrt())
+
+    @property
+    def latent_mean(self) -> Any:
+        """Mean of the latent $f_n$, (N,) or (N, O)."""
+        weight, mean, _ = self._latent
+        return self._out(torch.einsum("nc,nco->no", weight, mean))
+
+    @property
+    def latent_std(self) -> Any:
+        """Standard deviation of the latent $f_n$, without noise, (N,) or (N, O)."""
+        weight, mean, variance = self._latent
+        average = torch.einsum("nc,nco->no", weight, mean)
+        square = variance + (mean - average[:, None]).square()
+        return self._out(torch.einsum("nc,nco->no", weight, square).sqrt())
+
+    def interval(self, coverage: float = 0.9) -> Any:
+        """Central interval, (N, 2) or (N, O, 2): lower and upper."""
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must lie between 0 and 1; got {coverage}.")
+        tail = 0.5 * (1 - coverage)
+        ends = [self._quantile(level) for level in (tail, 1 - tail)]
+        return self._out(torch.stack(ends, -1), drop=1)
+
+    def quantile(self, level: float) -> Any:
+        """Quantile of the target (of the probability, for classes), (N,) or (N, O)."""
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1; got {level}.")
+        return self._out(self._quantile(level))
+
+    def log_prob(self, y: Any) -> Any:
+        """Log predictive density or mass of targets (N,) or (N, O); NaN where y is NaN."""
+        y = torch.as_tensor(np.asarray(y) if self._numpy else y).to(self._log_weights)
+        missing = y.isnan()
+        safe = torch.where(missing, 0.0, y)
+        single = y.ndim == 1
+        if isinstance(self._law, torch.distributions.Categorical):
+            values = self._law.log_prob(safe[:, None])
+            total = (self._log_weights + values).logsumexp(1)
+        else:
+            values = self._law.log_prob((safe[:, None] if single else safe)[:, None])
+            total = (self._log_weights[..., None] + values).logsumexp(1)
+            total = total[:, 0] if single else total
+        total = torch.where(missing, torch.nan, total)
+        return total.cpu().numpy() if self._numpy else total
+
+    def sample(self, num_samples: int, *, seed: int = 0) -> Any:
+        """Draws of the target, (num_samples, N) or (num_samples, N, O).
+
+        Rows are drawn independently: for joint draws of what tasks share, see `model.weights`.
+        """
+        with torch.random.fork_rng(devices=_cuda(self._log_weights)):
+            torch.manual_seed(seed)
+            draws = self._law.sample((num_samples,))  # (S, N, J) or (S, N, J, O)
+            component = torch.multinomial(self._log_weights.exp(), num_samples, replacement=True).T
+        index = component[..., None]
+        if draws.ndim == 4:
+            index = index[..., None].expand(-1, -1, -1, draws.shape[-1])
+        chosen = draws.gather(2, index)[:, :, 0]
+        chosen = chosen[..., 0] if chosen.ndim == 3 and chosen.shape[-1] == 1 else chosen
+        return chosen.cpu().numpy() if self._numpy else chosen
+
+    def _mean(self) -> Tensor:
+        if isinstance(self._law, torch.distributions.Categorical):
+            return torch.einsum("nj,njo->no", self._log_weights.exp(), self._law.probs)
+        return self._average(self._law.mean)
+
+    def _average(self, value: Tensor) -> Tensor:
+        return torch.einsum("nj,njo->no", self._log_weights.exp(), value)
+
+    def _quantile(self, level: float) -> Tensor:
+        if self._classes:
+            return self._probability_quantile(level)
+        spread = 40 * self._law.stddev
+        lower = (self._law.mean - spread).amin(1)
+        upper = (self._law.mean + spread).amax(1)
+        weight = self._log_weights.exp()
+        return _bisect(
+            lambda y: torch.einsum("nj,njo->no", weight, self._law.cdf(y[:, None])), level, lower, upper
+        )
+
+    def _probability_quantile(self, level: float) -> Tensor:
+        weight, mean, variance = self._latent
+        std = variance.sqrt()
+        if mean.shape[-1] > 1 and isinstance(self._law, torch.distributions.Categorical):
+            draws = _latent_draws(weight, mean, std)  # (S, N, O)
+            return torch.quantile(draws.softmax(-1), level, dim=0)
+        normal = torch.distributions.Normal(mean, std.clamp(min=1e-12), validate_args=False)
+        lower, upper = (mean - 40 * std).amin(1), (mean + 40 * std).amax(1)
+        latent = _bisect(
+            lambda f: torch.einsum("nc,nco->no", weight, normal.cdf(f[:, None])), level, lower, upper
+        )
+        return latent.sigmoid()
+
+    def _out(self, value: Tensor, drop: int = 0) -> Any:
+        axis = value.ndim - 1 - drop
+        if value.shape[axis] == 1 and axis == 1:
+            value = value.squeeze(axis)
+        return value.cpu().numpy() if self._numpy else value
+
+
+def _bisect(cdf: Any, level: float, lower: Tensor, upper: Tensor) -> Tensor:
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (lower + upper)
+        below = cdf(middle) < level
+        lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
+    return upper
+
+
+def _latent_draws(weight: Tensor, mean: Tensor, std: Tensor, num_samples: int = 1000) -> Tensor:
+    """Draws (S, N, O) of mixtures of Gaussians, the same seed for every call."""
+    generator = torch.Generator(mean.device).manual_seed(0)
+    component = torch.multinomial(weight, num_samples, replacement=True, generator=generator).T
+    row = torch.arange(len(mean), device=mean.device)
+    noise = torch.randn(
+        num_samples, *mean[:, 0].shape, dtype=mean.dtype, device=mean.device, generator=generator
+    )
+    return mean[row, component] + std[row, component] * noise
+
+
+def _cuda(value: Tensor) -> list[torch.device]:
+    return [value.device] if value.device.type == "cuda" else []
+
+
+# ---- from a model --------------------------------------------------------------------------------
+
+
+def as_inputs(model: MultitaskModel, x: Any) -> tuple[Tensor, bool]:
+    """Inputs as a tensor where the model lies, and whether they were not tensors."""
+    tensor = isinstance(x, Tensor)
+    value = x if tensor else torch.as_tensor(np.asarray(x, dtype=np.float64))
+    if value.ndim < 2:
+        raise ValueError(
+            f"x must have shape (N, ...) with one row per observation; got {tuple(value.shape)}. "
+            "For one row use x[None, :]."
+        )
+    if not value.is_floating_point():
+        value = value.to(torch.float64)
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError("x has NaN or infinite entries. Impute or drop them before predicting.")
+    return value.to(model.device), not tensor
+
+
+def as_task_labels(task: Any, num_rows: int) -> list[Hashable]:
+    """One label for each row, from labels or a single label."""
+    if isinstance(task, str | int) or np.ndim(task) == 0:
+        return [task.item() if isinstance(task, np.generic) else task] * num_rows
+    labels = task.tolist() if isinstance(task, np.ndarray | Tensor) else list(task)
+    if len(labels) != num_rows:
+        raise ValueError(
+            f"task must be one label or {num_rows} labels, one for each row of x; got {len(labels)}."
+        )
+    return labels
+
+
+def predict(
+    model: MultitaskModel, x: Any, task: Any, *, family: str | None, task_features: Any
+) -> Prediction:
+    """See `MultitaskModel.predict`."""
+    part = model.family(family)
+    inputs, as_numpy = as_inputs(model, x)
+    labels = as_task_labels(task, len(inputs))
+    index = part.index_of(labels).to(model.device)
+    unknown = list(dict.fromkeys(label for label, i in zip(labels, index.tolist(), strict=True) if i < 0))
+    posterior = part.weights
+    if unknown:
+        shown = ", ".join(repr(label) for label in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        warnings.warn(
+            f"{len(unknown)} task(s) outside the fit ({shown}): predictions are the population's, "
+            "and wider. With rows of these tasks, call model.adapt(data) first.",
+            UserWarning,
+            stacklevel=3,
+        )
+        population = new_tasks(part, unknown, task_features)
+        posterior = concatenate(posterior, population)
+        place = {label: len(part.tasks) + i for i, label in enumerate(unknown)}
+        full = torch.tensor(
+            [place.get(label, i) for label, i in zip(labels, index.tolist(), strict=True)],
+            device=model.device,
+        )
+    else:
+        full = index
+    with torch.no_grad():
+        _check_width(model, part, inputs)
+        phi = model.features(inputs)
+        mean, variance = posterior.latent(
+            phi, make_blocks(full, len(posterior.means), phi.shape[1])
+        )
+        log_weights = posterior.log_weights[full]
+        mixture, law = part.likelihood.predictive(log_weights, mean, variance, index)
+    known = index >= 0
+    return Prediction(
+        known=known.cpu().numpy() if as_numpy else known,
+        _log_weights=mixture,
+        _law=law,
+        _latent=(log_weights.exp(), mean, variance),
+        _classes=part.likelihood.classes,
+        _numpy=as_numpy,
+    )
+
+
+def _check_width(model: MultitaskModel, part: Family, inputs: Tensor) -> None:
+    if len(inputs) == 0:
+        raise ValueError("x has no rows: give at least one.")
+    width = model.features(inputs[:2]).shape[1]
+    if width != part.sizes.num_features:
+        raise ValueError(
+            f"x must give {part.sizes.num_features} features, as in the fit; got {width}. Are the "
+            "columns the same, in the same order?"
+        )
+
+
+def new_tasks(part: Family, labels: list[Hashable], task_features: Any) -> WeightPosterior:
+    """Law of the weights of tasks outside the fit."""
+    features = None
+    if task_features is not None:
+        if isinstance(task_features, Mapping):
+            missing = [label for label in labels if label not in task_features]
+            if missing:
+                raise ValueError(f"task_features has no row for the new task {missing[0]!r}.")
+            task_features = np.stack([np.asarray(task_features[label]) for label in labels])
+        features = torch.as_tensor(np.asarray(task_features)).to(part.prior.scatter)
+        wanted = (len(labels), part.sizes.num_task_features)
+        if features.shape != wanted:
+            raise ValueError(
+                f"task_features must have shape {wanted}, a row for each new task in order of first "
+                f"appearance; got {tuple(features.shape)}."
+            )
+    return part.prior.population(part.draws, part.posterior, features, len(labels))
+
+
+def concatenate(first: WeightPosterior, second: WeightPosterior) -> WeightPosterior:
+    """The posteriors of two sets of tasks as one."""
+    first, second = _same_columns(first, second), _same_columns(second, first)
+    return dataclasses.replace(
+        first,
+        log_weights=torch.cat([first.log_weights, second.log_weights]),
+        means=torch.cat([first.means, second.means]),
+        roots=torch.cat([first.roots, second.roots]),
+        commons=torch.cat([first.commons, second.commons]),
+    )
+
+
+def _same_columns(posterior: WeightPosterior, other: WeightPosterior) -> WeightPosterior:
+    """Pad components with weight 0, and roots with columns of 0, to the size of `other`."""
+    C = max(posterior.means.shape[1], other.means.shape[1]) - posterior.means.shape[1]
+    R = max(posterior.roots.shape[-1], other.roots.shape[-1]) - posterior.roots.shape[-1]
+    S = max(posterior.commons.shape[-1], other.commons.shape[-1]) - posterior.commons.shape[-1]
+    pad = torch.nn.functional.pad
+    return dataclasses.replace(
+        posterior,
+        log_weights=pad(posterior.log_weights, (0, C), value=-torch.inf),
+        means=pad(posterior.means, (0, 0, 0, 0, 0, C)),
+        roots=pad(posterior.roots, (0, R, 0, 0, 0, 0, 0, C)),
+        commons=pad(posterior.commons, (0, S, 0, 0, 0, 0, 0, C)),
+    )
+
+
+def adapt(model: MultitaskModel, data: TaskData, *, family: str | None) -> MultitaskModel:
+    """See `MultitaskModel.adapt`."""
+    part = model.family(family)
+    if not isinstance(part.likelihood, QuadraticLikelihood):
+        raise TypeError(
+            f"adapt needs a likelihood with Gaussian statistics (Gaussian, Bernoulli, Categorical); "
+            f"the model has {type(part.likelihood).__name__}. Fit again with the new rows."
+        )
+    part.likelihood.check(data.y)
+    result = copy.deepcopy(model)
+    target = result.family(family)
+    data = data.to(model.device)
+    index = part.index_of(data.tasks)
+    fresh = [label for label, i in zip(data.tasks, index.tolist(), strict=True) if i < 0]
+    posterior = target.weights
+    if fresh:
+        features = data.task_features
+        if features is not None:
+            features = features[(index < 0).to(features.device)]
+        posterior = concatenate(posterior, new_tasks(target, fresh, features))
+    tasks = part.tasks + tuple(fresh)
+    place = {label: i for i, label in enumerate(tasks)}
+    task = torch.tensor([place[label] for label in data.tasks], device=model.device)[data.task]
+    _grow(target, tasks, task)
+    with torch.no_grad():
+        _check_width(model, part, data.x)
+        rows = Rows.from_targets(result.features(data.x), data.y, data.weight, task, len(tasks))
+        _add_rows(target, rows, posterior)
+    return result
+
+
+def _grow(target: Family, tasks: tuple[Hashable, ...], task: Tensor) -> None:
+    """Make room in a family for new tasks: sizes, labels, row counts."""
+    added = len(tasks) - len(target.tasks)
+    target.sizes = dataclasses.replace(target.sizes, num_tasks=len(tasks))
+    count = torch.bincount(task, minlength=len(tasks)).tolist()
+    before = (*target.rows_per_task, *(0 for _ in range(added)))
+    target.rows_per_task = tuple(a + b for a, b in zip(before, count, strict=True))
+    target.tasks = tasks
+    target.likelihood.grow(target.sizes)
+
+
+def _add_rows(target: Family, rows: Rows, before: WeightPosterior) -> None:
+    """Condition each task's weights on its further rows."""
+    likelihood = target.likelihood
+    summary = likelihood.summarise(rows)
+    statistics = likelihood.statistics(summary, likelihood.eta)
+    posterior = before.condition(statistics)
+    for _ in range(0 if likelihood.exact else _LOCAL_STEPS):
+        summary = likelihood.update(summary, posterior)
+        statistics = likelihood.statistics(summary, likelihood.eta)
+        posterior = before.condition(statistics)
+    old = target.prior.information
+    new = own_information(statistics, posterior)
+    # the share that rows say grows from i to i + (1 - i) j, where j is the further rows' share
+    padded = torch.cat([old, old.new_zeros(len(new) - len(old))])
+    target.prior.grow(padded + (1 - padded) * new, posterior)
+    posterior = dataclasses.replace(
+        posterior, centre_mean=before.centre_mean, centre_root=before.centre_root
+    )
+    target.set_posterior(posterior)

@@ -1,0 +1,314 @@
+r"""Task clustering and gating, after Bakker and Heskes.
+
+$$z_k \sim \mathrm{Categorical}(\pi_k), \qquad w_k \mid z_k = c \sim N(M_c f_k, \Sigma_c), \qquad
+  \pi_{kc} \propto e^{U_c^\top f_k}$$
+
+with task features $f_k = (1, \dots)$; without gating $\pi_k = \pi \sim \mathrm{Dirichlet}(1)$, and
+without a task-dependent mean $M_c f_k = m_c$. Labels and weights are summed and integrated out:
+EM on the evidence, whose M-steps carry the term of each hyperprior.
+
+What differs from the paper: every hyperparameter has a proper weak prior (its M-steps are maximum
+likelihood, and a cluster of one task has no finite optimum); $\Sigma_c$ may be diagonal or
+isotropic; the number of clusters can be chosen; the hidden layer is the model's backbone.
+
+References:
+    Bakker and Heskes, Task clustering and gating for Bayesian multitask learning, JMLR 4:83-99
+    (2003): section 2 for the models (b), (c), (d).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, final
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from ..gaussian import DenseScale, DiagonalScale, Scale
+from ..hyperparameters import Eta
+from ..posterior import WeightPosterior, mixture_posterior
+from ..statistics import TaskStatistics
+from .covariance import covariance_form
+from .gating import fit_gate
+from .task_prior import TaskPrior
+
+# m_c ~ N(0, 10 Ψ): a signal of up to ten times the noise's variance, in every feature alike
+_CENTRE_VARIANCE = 10.0
+# U ~ N(0, 1) on standardised task features: odds ratios up to about e² a standard deviation
+_GATE_VARIANCE = 1.0
+_MAX_CLUSTERS = 8
+
+
+@final
+class TaskClustering(TaskPrior):
+    r"""Tasks fall into clusters, each with a centre and a covariance of its own.
+
+    $p(w_k) = \sum_c \pi_{kc} N(w_k; m_c, \Sigma_c)$.
+
+    Args:
+        num_clusters: C, or "auto": from 1 upwards as long as the evidence, less what the
+            hyperparameters cost (see `complexity`), rises.
+        gating: the cluster's probability depends on the task features, $\pi_{kc} \propto e^{U_c^\top f_k}$.
+        task_mean: the centre depends on the task features, $m_{kc} = M_c f_k$.
+        covariance: "full", "diagonal" or "isotropic" $\Sigma_c$.
+        n_init: starts by k-means on each task's ridge weights; the best is kept.
+
+    Raises:
+        ValueError: for fewer than one cluster or start, or more clusters than tasks; for gating or
+            a task-dependent mean without task features.
+
+    Example:
+        >>> from bmm_multitask_learning import MultitaskModel, TaskClustering, datasets, fit
+        >>> data, truth = datasets.make_clusters(num_tasks=24, num_clusters=2, seed=0)
+        >>> model = MultitaskModel(prior=TaskClustering(num_clusters=2, n_init=1))
+        >>> result = fit(model, data, progress=False)
+        >>> model.prior.responsibilities.shape
+        torch.Size([24, 2])
+
+    References:
+        Bakker and Heskes (2003), section 2.
+    """
+
+    def __init__(
+        self,
+        num_clusters: int | Literal["auto"] = "auto",
+        *,
+        gating: bool = False,
+        task_mean: bool = False,
+        covariance: Literal["full", "diagonal", "isotropic"] = "full",
+        n_init: int = 3,
+    ) -> None:
+        super().__init__()
+        if num_clusters != "auto" and (not isinstance(num_clusters, int) or num_clusters < 1):
+            raise ValueError(
+                f'num_clusters must be a whole number of at least 1, or "auto"; got {num_clusters!r}.'
+            )
+        if n_init < 1:
+            raise ValueError(f"n_init must be at least 1; got {n_init}.")
+        self.num_clusters = num_clusters
+        self.gating = gating
+        self.task_mean = task_mean
+        self.covariance = covariance
+        self.n_init = n_init
+        self.form = covariance_form(covariance)
+
+    # ---- generative half -------------------------------------------------------------------------
+
+    def register_hyperparameters(self, like: Tensor) -> None:
+        sizes = self.sizes
+        if (self.gating or self.task_mean) and not sizes.num_task_features:
+            raise ValueError(
+                "gating and task_mean read task features, and the data have none. Give "
+                "TaskData(..., task_features=) of shape (K, F), or set both to False."
+            )
+        C = 1 if self.num_clusters == "auto" else self.num_clusters
+        if sizes.num_tasks < C:
+            raise ValueError(
+                f"num_clusters={C} is more than the {sizes.num_tasks} tasks. Use fewer clusters, "
+                'or num_clusters="auto".'
+            )
+        self._register(C, like)
+
+    def _register(self, C: int, like: Tensor) -> None:
+        sizes = self.sizes
+        F = sizes.num_task_features
+        self.register_buffer("design", self._design(like, self.task_features, sizes.num_tasks))
+        columns = F + 1 if self.task_mean else 1
+        shape = (C, columns, sizes.num_outputs, sizes.num_features)
+        self.register_buffer("centre", like.new_zeros(shape))
+        self.register_buffer("precision", self.form.prior(self.scatter.expand(C, -1, -1)).mean)
+        gate = like.new_zeros(C, F + 1) if self.gating else like.new_full((C,), 1 / C)
+        self.register_buffer("gate" if self.gating else "proportion", gate)
+        self.register_buffer("responsibilities", like.new_full((sizes.num_tasks, C), 1 / C))
+
+    def _design(self, like: Tensor, features: Tensor | None, num_tasks: int) -> Tensor:
+        """(K, 1 + F) a constant and the task features, standardised over the tasks of the fit."""
+        ones = like.new_ones(num_tasks, 1)
+        if features is None or self.task_features is None:
+            return ones
+        std = self.task_features.std(0, correction=0)
+        std = torch.where(std > 0, std, 1.0)
+        return torch.cat([ones, (features - self.task_features.mean(0)) / std], -1)
+
+    def hyperprior(self) -> Eta:
+        C, O = self.centre.shape[0], self.sizes.num_outputs
+        spread = (_CENTRE_VARIANCE * self.scatter).sqrt().expand_as(self.centre)
+        eta = {"centre": pyro.sample("centre", dist.Normal(0.0, spread).to_event(4))}
+        precision = self.form.prior(self.scatter.expand(C, O, -1))
+        eta["precision"] = pyro.sample("precision", precision.to_event(len(precision.batch_shape)))
+        if self.gating:
+            law = dist.Normal(0.0, torch.full_like(self.gate, math.sqrt(_GATE_VARIANCE))).to_event(2)
+            eta["gate"] = pyro.sample("gate", law)
+        else:
+            law = dist.Dirichlet(torch.ones_like(self.proportion))
+            eta["proportion"] = pyro.sample("proportion", law)
+        return eta
+
+    def forward(self, eta: Eta) -> dist.Distribution:
+        loc = self._loc(eta, self.design)
+        root = self._scale(eta).root
+        component = dist.MultivariateNormal(loc, scale_tril=root.expand(*loc.shape, -1))
+        mixing = dist.Categorical(logits=self._log_prior(eta, self.design))
+        return dist.MixtureSameFamily(mixing, component.to_event(1)).to_event(1)
+
+    def _loc(self, eta: Eta, design: Tensor) -> Tensor:
+        """Prior means (K, C, O, D)."""
+        used = design if self.task_mean else design[:, :1]
+        return torch.einsum("kf,cfod->kcod", used, eta["centre"])
+
+    def _log_prior(self, eta: Eta, design: Tensor) -> Tensor:
+        """log π_kc, (..., K, C)."""
+        if self.gating:
+            return (design @ eta["gate"].mT).log_softmax(-1)
+        proportion = eta["proportion"].log()[..., None, :]
+        return proportion.expand(*proportion.shape[:-2], len(design), -1)
+
+    def _scale(self, eta: Eta) -> Scale:
+        return self.form.scale(eta["precision"], self.sizes.num_features)
+
+    # ---- closed-form half ------------------------------------------------------------------------
+
+    def initialise(self, statistics: TaskStatistics, generator: torch.Generator, start: int) -> None:
+        super().initialise(statistics, generator, start)
+        self.register_buffer("scatter", self.form.reference(self.scatter))
+        C = start // self.n_init + 1 if self.num_clusters == "auto" else self.num_clusters
+        self._register(C, self.scatter)
+        # k-means on each task's ridge weights, in units of the prior's scale
+        std = (_CENTRE_VARIANCE * self.scatter).sqrt()
+        zero = std.new_zeros(self.sizes.num_tasks, 1)
+        loc = std.new_zeros(1, 1, *std.shape)
+        ridge = mixture_posterior(statistics, zero, loc, DiagonalScale(std))
+        white = (ridge.mean.reshape(self.sizes.num_tasks, -1) / std.flatten()).cpu().numpy()
+        seed = int(torch.randint(2**31 - 1, (), generator=generator))
+        distinct = len(np.unique(white, axis=0))
+        labels = KMeans(min(C, distinct), n_init=1, random_state=seed).fit_predict(white)
+        hard = torch.nn.functional.one_hot(torch.as_tensor(labels, device=std.device).long(), C)
+        self.update(_relabel(ridge, hard.to(std.dtype)))
+
+    def more_starts(self, scores: list[float]) -> bool:
+        if self.num_clusters != "auto":
+            return len(scores) < self.n_init
+        if len(scores) % self.n_init:
+            return True
+        best = [max(scores[i : i + self.n_init]) for i in range(0, len(scores), self.n_init)]
+        stalled = len(best) >= 2 and best[-1] <= max(best[:-1])
+        return not stalled and len(best) < min(_MAX_CLUSTERS, self.sizes.num_tasks)
+
+    def complexity(self) -> float:
+        r"""BIC's charge $\tfrac12 \sum_c P \log(1 + K_c) + \tfrac12 (C - 1) \log K$ in nats.
+
+        P counts the free numbers of a centre and a covariance, $K_c$ is the expected number of
+        tasks in cluster c. The evidence at fitted hyperparameters always favours more clusters.
+        BIC stands in for the hyperprior's own charge, which is given back; with a fixed number of
+        clusters there is nothing to charge.
+        """
+        if self.num_clusters != "auto":
+            return 0.0
+        counts = self.responsibilities.sum(0)
+        C, F, O, D = self.centre.shape
+        each = F * O * D + self.precision[0].numel()
+        if self.covariance == "full":
+            each = F * O * D + O * D * (D + 1) // 2
+        gate = (C - 1) * (self.gate.shape[1] if self.gating else 1)
+        charge = each * torch.log1p(counts).sum() + gate * math.log(self.sizes.num_tasks)
+        return 0.5 * float(charge) + float(self.log_hyperprior(self.eta))
+
+    def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
+        # r_kc ∝ π_kc P(D_k | c),  w_k | c ~ N(Q⁻¹R, Q⁻¹)
+        return mixture_posterior(
+            statistics, self._log_prior(eta, self.design), self._loc(eta, self.design), self._scale(eta)
+        )
+
+    def update(self, posterior: WeightPosterior) -> None:
+        r = posterior.log_weights.exp()  # (K, C)
+        eta = {"centre": self._centres(posterior, r)}
+        deviation = posterior.means - self._loc(eta, self.design)
+        # Σ_c = ( Ψ + Σ_k r_kc [ C_kc + (Â_kc − m_c)(Â_kc − m_c)ᵀ ] ) / ( 1 + Σ_k r_kc )
+        half = r.sqrt()[..., None, None, None]
+        outer = self.form.outer(half * posterior.roots) + self.form.outer(half * deviation[..., None])
+        counts = r.sum(0)[:, None].expand(-1, self.sizes.num_outputs)
+        eta["precision"] = self.form.mode(outer, counts, self.scatter.expand(len(counts), -1, -1))
+        if self.gating:
+            eta["gate"] = fit_gate(self.design, r, self.gate, _GATE_VARIANCE)
+        else:
+            # an empty cluster keeps a share that its logarithm can bear
+            share = r.mean(0).clamp(min=1e-10)
+            eta["proportion"] = share / share.sum()
+        self.register_buffer("responsibilities", r.detach())
+        self.set_eta(eta)
+
+    def _centres(self, posterior: WeightPosterior, r: Tensor) -> Tensor:
+        """Mode of the centres given the present covariances, (C, 1 or 1 + F, O, D).
+
+        For one column of the design:
+        m_c = (Λ_c Σ_k r_kc + S⁻¹)⁻¹ Λ_c Σ_k r_kc Â_kc,  S = 10 Ψ; block matrices for more columns.
+        """
+        used = self.design if self.task_mean else self.design[:, :1]
+        F, D = used.shape[1], self.sizes.num_features
+        root = self._scale(self.eta).root  # (C, O, D, D)
+        # whitened by L_c: [ G_c ⊗ I + I ⊗ Lᵀ S⁻¹ L ] vec(M̃) = vec(Σ r f (L⁻¹ Â)ᵀ)
+        gram = torch.einsum("kc,kf,kg->cfg", r, used, used)
+        moment = torch.einsum("kc,kf,kcod->codf", r, used, posterior.means)
+        half = root / (_CENTRE_VARIANCE * self.scatter).sqrt()[..., None]
+        ridge = half.mT @ half
+        white = torch.linalg.solve_triangular(root, moment, upper=False)
+        # the ridge's eigenvectors split the system into D systems of F equations
+        values, vectors = torch.linalg.eigh(ridge)
+        rotated = vectors.mT @ white  # (C, O, D, F)
+        identity = torch.eye(F, dtype=root.dtype, device=root.device)
+        system = gram[:, None, None] + values[..., None, None] * identity
+        solution = torch.linalg.solve(system, rotated[..., None])[..., 0]
+        centre = root @ (vectors @ solution)
+        return centre.permute(0, 3, 1, 2).reshape(len(root), F, -1, D)
+
+    def settle(self, statistics: TaskStatistics, posterior: WeightPosterior) -> None:
+        super().settle(statistics, posterior)
+        self.register_buffer("responsibilities", posterior.log_weights.exp())
+
+    def grow(self, information: Tensor, posterior: WeightPosterior) -> None:
+        super().grow(information, posterior)
+        self.register_buffer("responsibilities", posterior.log_weights.exp())
+
+    def population(
+        self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
+    ) -> WeightPosterior:
+        if (self.gating or self.task_mean) and task_features is None:
+            raise ValueError(
+                "the prior reads task features (gating or task_mean): give task_features of shape "
+                f"({num_tasks}, {self.sizes.num_task_features}) for the new tasks."
+            )
+        design = self._design(self.scatter, task_features, num_tasks)
+        log_weights = self._log_prior(eta, design)
+        if eta["centre"].ndim > self.centre.ndim:  # draws (S, ...): a mixture of S C components
+            log_weights = log_weights.transpose(0, 1).flatten(1) - math.log(len(log_weights))
+            eta = {name: eta[name].flatten(0, 1) for name in ("centre", "precision")}
+        means = self._loc(eta, design)
+        root = self._scale(eta).root
+        return WeightPosterior(
+            log_weights=log_weights,
+            means=means,
+            roots=root.expand(*means.shape, -1),
+            commons=means.new_zeros(*means.shape, 0),
+            log_normaliser=means.new_zeros(()),
+        )
+
+    def relations(self) -> Tensor:
+        r"""Probability that two tasks share a cluster, $\sum_c r_{jc} r_{kc}$, (K, K), symmetric."""
+        together = self.responsibilities @ self.responsibilities.mT
+        return together.fill_diagonal_(1.0)
+
+
+def _relabel(posterior: WeightPosterior, r: Tensor) -> WeightPosterior:
+    """A one-component posterior, the same in each of C components of responsibilities r (K, C)."""
+    C = r.shape[1]
+    return WeightPosterior(
+        log_weights=r.log(),
+        means=posterior.means.expand(-1, C, -1, -1),
+        roots=posterior.roots.expand(-1, C, -1, -1, -1),
+        commons=posterior.commons.expand(-1, C, -1, -1, -1),
+        log_normaliser=posterior.log_normaliser,
+    )
