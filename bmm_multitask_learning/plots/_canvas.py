@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -190,6 +191,11 @@ def label_ticks(
     places = list(range(first, first + len(names), step))
     target.set_ticks(places, list(names)[::step], **options)
     target.set_tick_params(length=0)
+
+
+def whole_ticks(target: Axis, bins: int | Literal["auto"] = "auto") -> None:
+    """Ticks at round whole numbers only."""
+    target.set_major_locator(MaxNLocator(bins, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
 def no_ticks(target: Axis) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from bmm_multitask_learning.plots._canvas import (
     BLUE,
@@ -20,6 +19,7 @@ from bmm_multitask_learning.plots._canvas import (
     ink,
     legend,
     tone,
+    whole_ticks,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def bound(history: Array, *, ax: Axes | None = None) -> Axes:
         _rising(ax, steps, values, falls)
     ax.set_xlabel("iteration")
     ax.set_ylabel("bound [nats]")
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    whole_ticks(ax.xaxis)
+    if len(values) == 1:
+        ax.set_xlim(0, 2)
     ax.ticklabel_format(axis="y", style="plain", useOffset=False)
     legend(ax, loc="lower right")
     return ax
@@ -115,7 +117,7 @@ def _improvements(ax: Axes, steps: Integers, gains: Floats, *, few: bool) -> Non
         inset.spines[side].set_color(ink(ax, 0.35))
     inset.minorticks_off()
     inset.tick_params(labelsize="x-small", color=ink(ax, 0.35), labelcolor=ink(ax, 0.7))
-    inset.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    whole_ticks(inset.xaxis, 4)
     inset.set_title("improvement [nats]", fontsize="small", color=ink(ax, 0.8), loc="left")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from bmm_multitask_learning.plots._canvas import (
     BLUE,
@@ -33,6 +32,7 @@ from bmm_multitask_learning.plots._canvas import (
     per_cent,
     points_long,
     tone,
+    whole_ticks,
 )
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def _name_ranks(ax: Axes, count: int, names: list[str] | None) -> None:
         label_ticks(ax.xaxis, names, 1, first=1, rotation=0 if flat else 90, fontsize=size)
         return
     ax.set_xlabel(f"rank among {counted(count, 'task')}")
-    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    whole_ticks(ax.xaxis)
     if names is not None and count > 1:
         # The ranking rises to the right, so this corner is empty.
         shown = min(3, count // 2)

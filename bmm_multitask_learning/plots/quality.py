@@ -164,13 +164,14 @@ def reliability(
     """Draw how often an event happens among the rows that were given about the same probability.
 
     The bars at the foot count the rows of each bin. For several classes the event is that the most
-    probable class is the true one.
+    probable class is the true one, and the mean gap is `metrics.expected_calibration_error`.
 
     Args:
         y: (N,) labels 0/1, or classes 0..O-1; NaN is ignored.
         probability: (N,) probabilities of label 1, or (N, O) of each class.
-        bins: number of bins of equal width.
-        label: what the legend calls the curve; by default its expected calibration error.
+        bins: number of bins of equal width, closed on the right.
+        label: what the legend calls the curve; by default the mean gap over rows
+            between the curve and the diagonal.
         ax: axis to draw on.
 
     Returns:
@@ -189,13 +190,13 @@ def reliability(
     if bins < 1:
         raise ValueError(f"bins must be at least 1; got {bins}.")
     event, chance, classes = _events(y, probability)
-    place = np.minimum((chance * bins).astype(np.int64), bins - 1)
+    place = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], chance, side="left")
     counts = np.bincount(place, minlength=bins).astype(np.float64)
     used = counts > 0
     promised = np.bincount(place, chance, minlength=bins)[used] / counts[used]
     seen = np.bincount(place, event, minlength=bins)[used] / counts[used]
-    error = float(np.sum(counts[used] * np.abs(promised - seen)) / counts.sum())
-    text = label or f"expected calibration error {error:.3f}"
+    gap = float(np.sum(counts[used] * np.abs(promised - seen)) / counts.sum())
+    text = label or f"mean gap to the diagonal {gap:.3f}"
     foot = ax is None or not ax.has_data()
     ax = calibration(promised, seen, counts=counts[used], label=text, ax=ax)
     if foot:

@@ -28,6 +28,7 @@ from bmm_multitask_learning.plots._canvas import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
 # More task names than this on one scatter are a wall of text.
 _MOST_NAMES = 12
@@ -206,8 +207,7 @@ def _name_movers(ax: Axes, start: Floats, end: Floats, labels: Texts) -> None:
     # another name is left out.
     settle(ax)
     tail, head = ax.transData.transform(start), ax.transData.transform(end)
-    frame = ax.get_window_extent()
-    taken = np.empty((0, 4))
+    taken: list[Bbox] = []
     longest = np.argsort(-np.linalg.norm(head - tail, axis=1), kind="stable")
     for task in longest[:_MOST_TRIED]:
         away = np.where(tail[task] >= head[task], 1, -1)
@@ -223,18 +223,16 @@ def _name_movers(ax: Axes, start: Floats, end: Floats, labels: Texts) -> None:
             zorder=6,
         )
         box = text.get_window_extent()
-        covered = any(box.count_contains(points) for points in (tail, head))
-        met = np.any(
-            (box.x0 < taken[:, 2])
-            & (box.x1 > taken[:, 0])
-            & (box.y0 < taken[:, 3])
-            & (box.y1 > taken[:, 1])
-        )
-        fits = frame.containsx(box.x0) and frame.containsx(box.x1)
-        fits = fits and frame.containsy(box.y0) and frame.containsy(box.y1)
-        if covered or met or not fits:
+        if _is_free(box, ax.get_window_extent(), np.vstack([tail, head]), taken):
+            taken.append(box)
+        else:
             text.remove()
-            continue
-        taken = np.vstack([taken, box.extents])
         if len(taken) == _MOST_NAMES:
             return
+
+
+def _is_free(box: Bbox, frame: Bbox, points: Floats, taken: list[Bbox]) -> bool:
+    inside = (
+        frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    )
+    return inside and not box.padded(3).count_contains(points) and not box.count_overlaps(taken)

@@ -1,0 +1,207 @@
+"""From sections to one HTML page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from bmm_multitask_learning.report.sections import (
+    Facts,
+    Figure,
+    Image,
+    Section,
+    Table,
+    Text,
+    is_number,
+    svg,
+)
+from bmm_multitask_learning.report.style import STYLE
+
+
+def write_report(
+    path: str | Path, *, title: str, summary: str, sections: Sequence[Section]
+) -> Path:
+    """Write a report as one HTML file that needs nothing else.
+
+    Args:
+        path: the file to write; missing folders are made, an existing file is replaced.
+        title: the report's title.
+        summary: what the reader should know who reads no further; blank lines part paragraphs.
+        sections: its parts in order; a part with a heading opens a chapter.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: path is a folder, or a figure is neither PNG nor SVG.
+        TypeError: a section is none of the four kinds.
+
+    Example:
+        >>> import tempfile
+        >>> from bmm_multitask_learning.report import Column
+        >>> table = Table([Column("model"), Column("RMSE", ".2f", "points", best="lowest")],
+        ...               [["pooled", 10.36], ["shared", 10.04]], "Error on held-out pupils.")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     page = write_report(f"{folder}/report.html", title="Schools",
+        ...                         summary="Sharing helps.", sections=[table])
+        ...     '<strong>10.04</strong>' in page.read_text(encoding="utf-8")
+        True
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"path must name the file to write; got the folder {path}.")
+    page = _page(title, summary, list(sections))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _page(title: str, summary: str, sections: list[Section]) -> str:
+    body = "\n".join(_body(sections))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{escape(title)}</h1>
+<div class="summary">{_paragraphs(summary)}</div>
+</header>
+{_contents(sections)}{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _contents(sections: list[Section]) -> str:
+    headings = [section.heading for section in sections if _checked(section).heading]
+    if len(headings) < 3:
+        return ""
+    items = "".join(
+        f'<li><a href="#part-{index}">{escape(heading)}</a></li>'
+        for index, heading in enumerate(headings, start=1)
+    )
+    return f'<nav aria-label="Contents"><ol>{items}</ol></nav>\n'
+
+
+def _checked(section: Section) -> Section:
+    if not isinstance(section, Text | Facts | Table | Figure):
+        raise TypeError(
+            "a section must be a Text, Facts, Table or Figure of this module; "
+            f"got {type(section).__name__}."
+        )
+    return section
+
+
+def _body(sections: list[Section]) -> Iterator[str]:
+    parts = tables = figures = 0
+    for section in sections:
+        if section.heading:
+            parts += 1
+            yield f'<h2 id="part-{parts}">{escape(section.heading)}</h2>'
+        if isinstance(section, Text):
+            yield _paragraphs(section.body)
+        elif isinstance(section, Facts):
+            yield _facts(section)
+        elif isinstance(section, Table):
+            tables += 1
+            yield _table(section, tables)
+        else:
+            figures += 1
+            yield _figure(section, figures)
+
+
+def _paragraphs(text: str) -> str:
+    blocks = [" ".join(block.split()) for block in text.strip().split("\n\n")]
+    return "\n".join(f"<p>{escape(block)}</p>" for block in blocks if block)
+
+
+def _facts(facts: Facts) -> str:
+    items = "".join(
+        f"<div><dt>{escape(label)}</dt><dd>{escape(figure)}</dd></div>"
+        for figure, label in facts.items
+    )
+    return f'<dl class="facts">{items}</dl>'
+
+
+def _table(table: Table, number: int) -> str:
+    cells = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.columns)
+    right = [
+        bool(column.format) or (any(map(is_number, values)) and not _any_text(values))
+        for column, values in zip(table.columns, cells, strict=True)
+    ]
+    winners = [c.winners(values) for c, values in zip(table.columns, cells, strict=True)]
+    head = "".join(
+        f'<th scope="col"{_side(is_right)}>{escape(column.name)}'
+        + (f"<small>{escape(column.unit)}</small>" if column.unit else "")
+        + "</th>"
+        for column, is_right in zip(table.columns, right, strict=True)
+    )
+    rows = []
+    for row in table.rows:
+        line = ""
+        for index, (column, value) in enumerate(zip(table.columns, row, strict=True)):
+            text = escape(column.text(value))
+            if is_number(value) and column.text(value) in winners[index]:
+                text = f"<strong>{text}</strong>"
+            tag = 'th scope="row"' if index == 0 else "td"
+            line += f"<{tag}{_side(right[index])}>{text}</{tag[:2]}>"
+        rows.append(f"<tr>{line}</tr>")
+    note = " The best of a column is set in bold." if any(winners) else ""
+    return f"""<figure class="table">
+<figcaption><b>Table {number}.</b> {escape(table.caption)}{note}</figcaption>
+<div class="scroll" tabindex="0"><table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{chr(10).join(rows)}
+</tbody>
+</table></div>
+</figure>"""
+
+
+def _any_text(values: Sequence[object]) -> bool:
+    return any(isinstance(value, str) for value in values)
+
+
+def _side(right: bool) -> str:  # noqa: FBT001
+    return ' class="number"' if right else ""
+
+
+def _figure(figure: Figure, number: int) -> str:
+    light = f'<img src="{_data_address(figure.image)}" alt="{escape(figure.alt)}">'
+    if figure.dark is not None:
+        dark = _data_address(figure.dark)
+        source = f'<source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
+        light = f"<picture>{source}{light}</picture>"
+    card = "" if figure.dark is not None else ' class="card"'
+    return f"""<figure{card}>
+{light}
+<figcaption><b>Figure {number}.</b> {escape(figure.caption)}</figcaption>
+</figure>"""
+
+
+def _data_address(image: Image) -> str:
+    if isinstance(image, Path):
+        content = image.read_bytes()
+    elif isinstance(image, bytes):
+        content = image
+    else:
+        content = svg(image)
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        kind = "image/png"
+    elif b"<svg" in content[:1000]:
+        kind = "image/svg+xml"
+    else:
+        raise ValueError(f"a figure must be PNG or SVG; got content beginning {content[:12]!r}.")
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
