@@ -6,6 +6,7 @@ from .engines import NUTS, SVI, CoordinateAscent, FitResult
 from .fitting import fit
 from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
 from .model import Family, MultitaskModel
+from .persistence import load
 from .prediction import Prediction
 from .priors import IndependentTasks, PooledTasks, SharedGaussian, TaskClustering, TaskPrior
 
@@ -33,6 +34,7 @@ __all__ = [
     "TaskPrior",
     "datasets",
     "fit",
+    "load",
     "metrics",
     "plots",
 ]

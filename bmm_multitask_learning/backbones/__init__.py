@@ -1,0 +1,5 @@
+"""Backbones: modules from inputs to features."""
+
+from .mlp import MLP
+
+__all__ = ["MLP"]
