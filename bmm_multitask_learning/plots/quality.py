@@ -66,6 +66,7 @@ def calibration(
     """
     promised = _probabilities(nominal, "nominal", "L")
     seen = _probabilities(observed, "observed", len(promised))
+    rows = None if counts is None else _counts(counts, len(promised))
     order = np.argsort(promised, kind="stable")
     promised, seen = promised[order], seen[order]
     first = ax is None or not ax.has_data()
@@ -74,9 +75,8 @@ def calibration(
     if first:
         grid(ax)
         ax.plot([0, 1], [0, 1], color=ink(ax, 0.5), **DASHED)
-        if counts is not None:
-            rows = _counts(counts, len(promised))[order]
-            _binomial_band(ax, promised, rows)
+        if rows is not None:
+            _binomial_band(ax, promised, rows[order])
     kept = np.isfinite(seen)
     colour = tone(ax, BLUE) if first else None
     look: dict[str, Any] = {

@@ -52,13 +52,19 @@ def write_report(
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"path must name the file to write; got the folder {path}.")
-    page = _page(title, summary, list(sections))
+    for section in sections:
+        if not isinstance(section, Text | Facts | Table | Figure):
+            raise TypeError(
+                "a section must be a Text, Facts, Table or Figure of this module; "
+                f"got {type(section).__name__}."
+            )
+    page = _page(title, summary, sections)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _page(title: str, summary: str, sections: list[Section]) -> str:
+def _page(title: str, summary: str, sections: Sequence[Section]) -> str:
     body = "\n".join(_body(sections))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -84,8 +90,8 @@ def _page(title: str, summary: str, sections: list[Section]) -> str:
 """
 
 
-def _contents(sections: list[Section]) -> str:
-    headings = [section.heading for section in sections if _checked(section).heading]
+def _contents(sections: Sequence[Section]) -> str:
+    headings = [section.heading for section in sections if section.heading]
     if len(headings) < 3:
         return ""
     items = "".join(
@@ -95,16 +101,7 @@ def _contents(sections: list[Section]) -> str:
     return f'<nav aria-label="Contents"><ol>{items}</ol></nav>\n'
 
 
-def _checked(section: Section) -> Section:
-    if not isinstance(section, Text | Facts | Table | Figure):
-        raise TypeError(
-            "a section must be a Text, Facts, Table or Figure of this module; "
-            f"got {type(section).__name__}."
-        )
-    return section
-
-
-def _body(sections: list[Section]) -> Iterator[str]:
+def _body(sections: Sequence[Section]) -> Iterator[str]:
     parts = tables = figures = 0
     for section in sections:
         if section.heading:

@@ -86,7 +86,7 @@ class Column:
     def text(self, value: object) -> str:
         """The value as it is shown: a true minus sign, a dash where there is none."""
         if not is_number(value):
-            missing = value is None or isinstance(value, Real)
+            missing = value is None or (isinstance(value, Real) and not isinstance(value, bool))
             return "\N{EN DASH}" if missing else str(value)
         shown = format(value, self.format).replace("-", "\N{MINUS SIGN}")
         return shown.replace("%", "\N{NARROW NO-BREAK SPACE}%")
