@@ -63,6 +63,5 @@ def unpack(vector: Tensor, like: Eta, transforms: dict[str, Transform]) -> Eta:
     shapes = {n: transforms[n].inverse_shape(v.shape) for n, v in like.items()}
     pieces = vector.split([shape.numel() for shape in shapes.values()])
     return {
-        n: transforms[n](piece.reshape(shapes[n]))
-        for n, piece in zip(like, pieces, strict=True)
+        n: transforms[n](piece.reshape(shapes[n])) for n, piece in zip(like, pieces, strict=True)
     }

@@ -75,7 +75,9 @@ def ranking(
     part = model.family(family)
     inputs, _ = as_inputs(model, x)
     if len(inputs) != 1:
-        raise ValueError(f"ranking compares tasks at one input, x of shape (1, ...); got {len(inputs)} rows.")
+        raise ValueError(
+            f"ranking compares tasks at one input, x of shape (1, ...); got {len(inputs)} rows."
+        )
     if part.sizes.num_outputs > 1:
         raise ValueError("ranking needs one output a task; this family has several.")
     generator = torch.Generator(model.device).manual_seed(seed)

@@ -36,7 +36,9 @@ class Family(nn.Module):
         likelihood: of the targets; `Gaussian()` by default.
     """
 
-    def __init__(self, prior: TaskPrior | None = None, likelihood: Likelihood | None = None) -> None:
+    def __init__(
+        self, prior: TaskPrior | None = None, likelihood: Likelihood | None = None
+    ) -> None:
         super().__init__()
         self.prior = SharedGaussian() if prior is None else prior
         self.likelihood = Gaussian() if likelihood is None else likelihood
@@ -146,7 +148,7 @@ class MultitaskModel(nn.Module):
     def named_data(self, data: TaskData | Mapping[str, TaskData]) -> dict[str, TaskData]:
         """The data of each family by name, checked against the model's families."""
         if isinstance(data, TaskData):
-            data = {name: data for name in self.families} if self.single else {}
+            data = dict.fromkeys(self.families, data) if self.single else {}
             if not data:
                 raise ValueError(
                     f"the model has the families {sorted(self.families)}: give a dict of TaskData by "
@@ -159,7 +161,9 @@ class MultitaskModel(nn.Module):
             )
         return {name: data[name] for name in self.families}
 
-    def build(self, data: TaskData | Mapping[str, TaskData], device: torch.device | str = "cpu") -> None:
+    def build(
+        self, data: TaskData | Mapping[str, TaskData], device: torch.device | str = "cpu"
+    ) -> None:
         """Register every tensor for the sizes of `data`, eagerly; `fit` calls it."""
         self.to(device)
         like = torch.zeros((), dtype=self.dtype, device=device)

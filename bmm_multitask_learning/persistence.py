@@ -96,9 +96,7 @@ def load(
     known = {cls.__name__: cls for cls in (*_CLASSES, *classes)}
     try:
         families = {
-            name: Family(
-                _construct(part["prior"], known), _construct(part["likelihood"], known)
-            )
+            name: Family(_construct(part["prior"], known), _construct(part["likelihood"], known))
             for name, part in config["families"].items()
         }
         model = MultitaskModel(
@@ -156,9 +154,7 @@ def _describe_backbone(backbone: nn.Module) -> dict[str, Any]:
     return {"class": type(backbone).__name__, "arguments": arguments}
 
 
-def _construct(
-    description: dict[str, Any], known: dict[str, type[ProbabilisticModule]]
-) -> Any:
+def _construct(description: dict[str, Any], known: dict[str, type[ProbabilisticModule]]) -> Any:
     name = description["class"]
     if name not in known:
         raise ValueError(
@@ -237,7 +233,9 @@ def _fill(model: MultitaskModel, stored: dict[str, Tensor], file: Path) -> None:
     wanted = _tensors(model)
     missing = sorted(set(wanted) - set(stored) - _optional(model))
     if missing:
-        raise ValueError(f"{file} lacks {missing[0]!r} and does not fit {CONFIG}. Save the model again.")
+        raise ValueError(
+            f"{file} lacks {missing[0]!r} and does not fit {CONFIG}. Save the model again."
+        )
     parameters = dict(model.named_parameters())
     for name, value in stored.items():
         owner, _, leaf = name.rpartition(".")

@@ -102,9 +102,7 @@ class WeightPosterior:
             )
         return draws
 
-    def interval(
-        self, coverage: float = 0.9, *, num_samples: int = 4000, seed: int = 0
-    ) -> Tensor:
+    def interval(self, coverage: float = 0.9, *, num_samples: int = 4000, seed: int = 0) -> Tensor:
         """Central posterior interval of each weight, (K, O, D, 2): lower and upper.
 
         Exact for Gaussian posteriors; by quantiles of draws for mixtures.
@@ -172,9 +170,7 @@ class WeightPosterior:
     def expand(self, num_tasks: int) -> WeightPosterior:
         """A posterior of one weight vector, as that of `num_tasks` tasks that share it."""
         tensors = (self.log_weights, self.means, self.roots, self.commons)
-        log_weights, means, roots, commons = (
-            t.expand(num_tasks, *t.shape[1:]) for t in tensors
-        )
+        log_weights, means, roots, commons = (t.expand(num_tasks, *t.shape[1:]) for t in tensors)
         return dataclasses.replace(
             self, log_weights=log_weights, means=means, roots=roots, commons=commons
         )

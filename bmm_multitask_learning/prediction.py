@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .data import TaskData
-from .likelihoods import QuadraticLikelihood, Rows
+from .likelihoods import Likelihood, QuadraticLikelihood, Rows
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
-from .statistics import make_blocks
+from .sites import blend, latent_moments, local_factor
+from .statistics import TaskStatistics, make_blocks
 
 if TYPE_CHECKING:
     from .model import Family, MultitaskModel
 
-# Inner rounds of a bound's local parameters when a few rows are added.
+# Rounds of the Gaussian factor of a few further rows.
 _LOCAL_STEPS = 50
 _BISECTIONS = 60
 
@@ -137,7 +138,10 @@ class Prediction:
         upper = (self._law.mean + spread).amax(1)
         weight = self._log_weights.exp()
         return _bisect(
-            lambda y: torch.einsum("nj,njo->no", weight, self._law.cdf(y[:, None])), level, lower, upper
+            lambda y: torch.einsum("nj,njo->no", weight, self._law.cdf(y[:, None])),
+            level,
+            lower,
+            upper,
         )
 
     def _probability_quantile(self, level: float) -> Tensor:
@@ -149,7 +153,10 @@ class Prediction:
         normal = torch.distributions.Normal(mean, std.clamp(min=1e-12), validate_args=False)
         lower, upper = (mean - 40 * std).amin(1), (mean + 40 * std).amax(1)
         latent = _bisect(
-            lambda f: torch.einsum("nc,nco->no", weight, normal.cdf(f[:, None])), level, lower, upper
+            lambda f: torch.einsum("nc,nco->no", weight, normal.cdf(f[:, None])),
+            level,
+            lower,
+            upper,
         )
         return latent.sigmoid()
 
@@ -222,10 +229,14 @@ def predict(
     inputs, as_numpy = as_inputs(model, x)
     labels = as_task_labels(task, len(inputs))
     index = part.index_of(labels).to(model.device)
-    unknown = list(dict.fromkeys(label for label, i in zip(labels, index.tolist(), strict=True) if i < 0))
+    unknown = list(
+        dict.fromkeys(label for label, i in zip(labels, index.tolist(), strict=True) if i < 0)
+    )
     posterior = part.weights
     if unknown:
-        shown = ", ".join(repr(label) for label in unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        shown = ", ".join(repr(label) for label in unknown[:3]) + (
+            ", ..." if len(unknown) > 3 else ""
+        )
         warnings.warn(
             f"{len(unknown)} task(s) outside the fit ({shown}): predictions are the population's, "
             "and wider. With rows of these tasks, call model.adapt(data) first.",
@@ -320,11 +331,6 @@ def _same_columns(posterior: WeightPosterior, other: WeightPosterior) -> WeightP
 def adapt(model: MultitaskModel, data: TaskData, *, family: str | None) -> MultitaskModel:
     """See `MultitaskModel.adapt`."""
     part = model.family(family)
-    if not isinstance(part.likelihood, QuadraticLikelihood):
-        raise TypeError(
-            f"adapt needs a likelihood with Gaussian statistics (Gaussian, Bernoulli, Categorical); "
-            f"the model has {type(part.likelihood).__name__}. Fit again with the new rows."
-        )
     part.likelihood.check(data.y)
     result = copy.deepcopy(model)
     target = result.family(family)
@@ -361,14 +367,8 @@ def _grow(target: Family, tasks: tuple[Hashable, ...], task: Tensor) -> None:
 
 def _add_rows(target: Family, rows: Rows, before: WeightPosterior) -> None:
     """Condition each task's weights on its further rows."""
-    likelihood = target.likelihood
-    summary = likelihood.summarise(rows)
-    statistics = likelihood.statistics(summary, likelihood.eta)
+    statistics = _further_statistics(target.likelihood, rows, before)
     posterior = before.condition(statistics)
-    for _ in range(0 if likelihood.exact else _LOCAL_STEPS):
-        summary = likelihood.update(summary, posterior)
-        statistics = likelihood.statistics(summary, likelihood.eta)
-        posterior = before.condition(statistics)
     old = target.prior.information
     new = own_information(statistics, posterior)
     # the share that rows say grows from i to i + (1 - i) j, where j is the further rows' share
@@ -378,3 +378,17 @@ def _add_rows(target: Family, rows: Rows, before: WeightPosterior) -> None:
         posterior, centre_mean=before.centre_mean, centre_root=before.centre_root
     )
     target.set_posterior(posterior)
+
+
+def _further_statistics(
+    likelihood: Likelihood, rows: Rows, before: WeightPosterior
+) -> TaskStatistics:
+    """The rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments."""
+    if isinstance(likelihood, QuadraticLikelihood) and likelihood.exact:
+        return likelihood.statistics(likelihood.summarise(rows), likelihood.eta)
+    statistics = local_factor(likelihood, rows, *latent_moments(before, rows), likelihood.eta)
+    for _ in range(_LOCAL_STEPS):
+        moments = latent_moments(before.condition(statistics), rows)
+        new = local_factor(likelihood, rows, *moments, likelihood.eta)
+        statistics = blend(statistics, new, 0.5)
+    return statistics

@@ -89,7 +89,9 @@ class RowBlocks:
         """Lay out rows with task indices `task` (N,) in blocks of at most `block_size` rows."""
         count = torch.bincount(task, minlength=num_tasks)
         ordered = bool((task[1:] >= task[:-1]).all())
-        order = torch.arange(len(task), device=task.device) if ordered else task.argsort(stable=True)
+        order = (
+            torch.arange(len(task), device=task.device) if ordered else task.argsort(stable=True)
+        )
         size = max(1, min(int(count.max()) if len(task) else 1, block_size))
         blocks = (count + size - 1) // size
         block_task = torch.repeat_interleave(blocks)

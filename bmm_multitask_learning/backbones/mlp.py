@@ -48,7 +48,9 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in _ACTIVATIONS:
-            raise ValueError(f"activation must be one of {sorted(_ACTIVATIONS)}; got {activation!r}.")
+            raise ValueError(
+                f"activation must be one of {sorted(_ACTIVATIONS)}; got {activation!r}."
+            )
         if not hidden or min(hidden) < 1 or in_features < 1:
             raise ValueError(
                 f"an MLP needs inputs and at least one layer of at least one unit; got "

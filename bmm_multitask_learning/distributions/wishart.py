@@ -98,7 +98,10 @@ class Wishart(TorchDistribution):
         Bartlett, On the theory of statistical regression (1933), for the sampler.
     """
 
-    arg_constraints = {"df": constraints.positive, "scatter": constraints.independent(constraints.positive, 1)}
+    arg_constraints = {
+        "df": constraints.positive,
+        "scatter": constraints.independent(constraints.positive, 1),
+    }
     support = positive_definite_matrix
     has_rsample = True
 
@@ -132,8 +135,7 @@ class Wishart(TorchDistribution):
         size = self.scatter.shape[-1]
         log_det = 2 * torch.linalg.cholesky(value).diagonal(dim1=-2, dim2=-1).log().sum(-1)
         trace = (self.scatter * value.diagonal(dim1=-2, dim2=-1)).sum(-1)
-        log_normaliser = (
-            0.5 * self.df * (size * math.log(2.0) - self.scatter.log().sum(-1))
-            + torch.special.multigammaln(0.5 * self.df, size)
-        )
+        log_normaliser = 0.5 * self.df * (
+            size * math.log(2.0) - self.scatter.log().sum(-1)
+        ) + torch.special.multigammaln(0.5 * self.df, size)
         return 0.5 * (self.df - size - 1) * log_det - 0.5 * trace - log_normaliser

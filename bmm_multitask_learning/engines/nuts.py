@@ -94,7 +94,9 @@ class NUTS:
         mcmc = MCMC(kernel, self.num_samples, self.warmup_steps, disable_progbar=not progress)
         with pyro.validation_enabled(False):
             mcmc.run()
-        draws = {site.removeprefix(f"{name}/"): value for site, value in mcmc.get_samples().items()}
+        draws = {
+            site.removeprefix(f"{name}/"): value for site, value in mcmc.get_samples().items()
+        }
         with torch.no_grad():
             return _publish(family, rows, draws)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..likelihoods import QuadraticLikelihood, Rows
+from ..sites import blend, latent_moments, local_factor
 from ..statistics import TaskStatistics
 from .coordinate_ascent import CoordinateAscent
-from .sites import blend, latent_moments, local_factor
 
 if TYPE_CHECKING:
     from ..model import Family

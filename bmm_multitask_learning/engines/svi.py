@@ -30,9 +30,9 @@ from ..data import TaskData
 from ..distributions import PosteriorGaussian
 from ..likelihoods import Rows
 from ..posterior import WeightPosterior
+from ..sites import blend, expected_log_prob, latent_moments, local_factor
 from ..statistics import TaskStatistics
 from .result import FitResult, NonFiniteBoundError
-from .sites import blend, expected_log_prob, latent_moments, local_factor
 from .start import start_sites
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ class SVI:
         if not self.lr > 0 or not math.isfinite(self.lr):
             raise ValueError(f"lr must be positive and finite; got {self.lr}.")
         if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, or None for all rows; got {self.batch_size}.")
+            raise ValueError(
+                f"batch_size must be at least 1, or None for all rows; got {self.batch_size}."
+            )
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must lie in [0, 1); got {self.validation_fraction}."
@@ -140,7 +142,9 @@ class SVI:
             with pyro.validation_enabled(False):
                 loss = elbo.differentiable_loss(program.model, program.guide)
             loss.backward()
-            nn.utils.clip_grad_norm_(program.gradient_parameters(), _MAX_GRADIENT * program.num_rows)
+            nn.utils.clip_grad_norm_(
+                program.gradient_parameters(), _MAX_GRADIENT * program.num_rows
+            )
             optimiser.step()
             schedule.step()
             program.move_sites(self._site_rate(step, program))
@@ -284,7 +288,9 @@ class VariationalProgram:
         with torch.no_grad():
             for name, family in self.network.families.items():
                 theta = {n: value.detach() for n, value in self._theta[name].items()}
-                new = local_factor(family.likelihood, self.batch[name], *self._moments[name], theta)
+                new = local_factor(
+                    family.likelihood, self.batch[name], *self._moments[name], theta
+                )
                 self.sites[name] = blend(self.sites[name], family.prior.reduce(new), rate)
 
     # ---- optimisation ----------------------------------------------------------------------------

@@ -69,7 +69,9 @@ class Categorical(QuadraticLikelihood):
     def check(self, y: Tensor) -> None:
         """Raise a ValueError unless every observed target is one of 0 .. O-1."""
         observed = y[~y.isnan()]
-        wrong = observed[(observed != observed.round()) | (observed < 0) | (observed >= self.num_classes)]
+        wrong = observed[
+            (observed != observed.round()) | (observed < 0) | (observed >= self.num_classes)
+        ]
         if len(wrong):
             raise ValueError(
                 f"Categorical(num_classes={self.num_classes}) targets must be whole numbers "
@@ -87,7 +89,9 @@ class Categorical(QuadraticLikelihood):
         """There is nothing to set."""
 
     def summarise(self, rows: Rows) -> TiltedClasses:
-        one_hot = torch.nn.functional.one_hot(rows.y[:, 0].long(), self.num_classes).to(rows.y.dtype)
+        one_hot = torch.nn.functional.one_hot(rows.y[:, 0].long(), self.num_classes).to(
+            rows.y.dtype
+        )
         zero = torch.zeros_like(one_hot)
         # ξ = 0 and Bouchard's α at f = 0
         alpha = zero[:, :1] + (0.5 * self.num_classes - 1) / (0.25 * self.num_classes)

@@ -52,7 +52,9 @@ class RidgePrior(TaskPrior):
         std = self._std(eta["precision"])
         return dist.Normal(torch.zeros_like(std), std).to_event(3)
 
-    def initialise(self, statistics: TaskStatistics, generator: torch.Generator, start: int) -> None:
+    def initialise(
+        self, statistics: TaskStatistics, generator: torch.Generator, start: int
+    ) -> None:
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", _FORM.reference(self.scatter))
         self.set_eta({"precision": (1 / self.scatter[:, 0]).expand(self.num_vectors, -1)})

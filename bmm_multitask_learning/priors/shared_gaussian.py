@@ -80,7 +80,9 @@ class SharedGaussian(TaskPrior):
             self.form.scale(eta["precision"], self.sizes.num_features).root,
         )
 
-    def initialise(self, statistics: TaskStatistics, generator: torch.Generator, start: int) -> None:
+    def initialise(
+        self, statistics: TaskStatistics, generator: torch.Generator, start: int
+    ) -> None:
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", self.form.reference(self.scatter))
         ones = self.scatter.new_ones(self.sizes.num_outputs)
@@ -104,7 +106,9 @@ class SharedGaussian(TaskPrior):
         v = given.v.sum(0)[..., None]
         white_centre = torch.cholesky_solve(v, factor)  # (O, D, 1)
         # P^{-1/2} is wanted as such: it carries the centre's uncertainty to every task
-        white_root = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT
+        white_root = torch.linalg.solve_triangular(
+            factor, identity.expand_as(factor), upper=False
+        ).mT
         # log p(D | η) = Σ_k log Z_k(0) + ½ (Σv)ᵀ P⁻¹ (Σv) − ½ log|P| + ½ log|T|
         log_normaliser = (
             given.log_normaliser.sum()

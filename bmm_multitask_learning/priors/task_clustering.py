@@ -28,7 +28,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from ..gaussian import DenseScale, DiagonalScale, Scale
+from ..gaussian import DiagonalScale, Scale
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior, mixture_posterior
 from ..statistics import TaskStatistics
@@ -141,7 +141,9 @@ class TaskClustering(TaskPrior):
         precision = self.form.prior(self.scatter.expand(C, O, -1))
         eta["precision"] = pyro.sample("precision", precision.to_event(len(precision.batch_shape)))
         if self.gating:
-            law = dist.Normal(0.0, torch.full_like(self.gate, math.sqrt(_GATE_VARIANCE))).to_event(2)
+            law = dist.Normal(0.0, torch.full_like(self.gate, math.sqrt(_GATE_VARIANCE))).to_event(
+                2
+            )
             eta["gate"] = pyro.sample("gate", law)
         else:
             law = dist.Dirichlet(torch.ones_like(self.proportion))
@@ -161,7 +163,7 @@ class TaskClustering(TaskPrior):
         return torch.einsum("kf,cfod->kcod", used, eta["centre"])
 
     def _log_prior(self, eta: Eta, design: Tensor) -> Tensor:
-        """log π_kc, (..., K, C)."""
+        """Log π_kc, (..., K, C)."""
         if self.gating:
             return (design @ eta["gate"].mT).log_softmax(-1)
         proportion = eta["proportion"].log()[..., None, :]
@@ -172,7 +174,9 @@ class TaskClustering(TaskPrior):
 
     # ---- closed-form half ------------------------------------------------------------------------
 
-    def initialise(self, statistics: TaskStatistics, generator: torch.Generator, start: int) -> None:
+    def initialise(
+        self, statistics: TaskStatistics, generator: torch.Generator, start: int
+    ) -> None:
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", self.form.reference(self.scatter))
         C = start // self.n_init + 1 if self.num_clusters == "auto" else self.num_clusters
@@ -220,7 +224,10 @@ class TaskClustering(TaskPrior):
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         # r_kc ∝ π_kc P(D_k | c),  w_k | c ~ N(Q⁻¹R, Q⁻¹)
         return mixture_posterior(
-            statistics, self._log_prior(eta, self.design), self._loc(eta, self.design), self._scale(eta)
+            statistics,
+            self._log_prior(eta, self.design),
+            self._loc(eta, self.design),
+            self._scale(eta),
         )
 
     def update(self, posterior: WeightPosterior) -> None:
@@ -229,7 +236,9 @@ class TaskClustering(TaskPrior):
         deviation = posterior.means - self._loc(eta, self.design)
         # Σ_c = ( Ψ + Σ_k r_kc [ C_kc + (Â_kc − m_c)(Â_kc − m_c)ᵀ ] ) / ( 1 + Σ_k r_kc )
         half = r.sqrt()[..., None, None, None]
-        outer = self.form.outer(half * posterior.roots) + self.form.outer(half * deviation[..., None])
+        outer = self.form.outer(half * posterior.roots) + self.form.outer(
+            half * deviation[..., None]
+        )
         counts = r.sum(0)[:, None].expand(-1, self.sizes.num_outputs)
         eta["precision"] = self.form.mode(outer, counts, self.scatter.expand(len(counts), -1, -1))
         if self.gating:

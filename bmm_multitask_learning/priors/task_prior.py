@@ -53,7 +53,9 @@ class TaskPrior(ProbabilisticModule):
     def forward(self, eta: Eta) -> Distribution:
         r"""$p(W \mid \eta)$ with event shape (K, O, D), discrete labels summed out."""
 
-    def initialise(self, statistics: TaskStatistics, generator: torch.Generator, start: int) -> None:
+    def initialise(
+        self, statistics: TaskStatistics, generator: torch.Generator, start: int
+    ) -> None:
         r"""Set the scale of the hyperprior and a first $\eta$ from data.
 
         Args:
@@ -79,7 +81,9 @@ class TaskPrior(ProbabilisticModule):
         """
         loc = torch.zeros_like(statistics.b)
         unit = DiagonalScale(torch.ones_like(loc))
-        return mixture_posterior(statistics, loc.new_zeros(len(loc), 1), loc[:, None], unit[:, None])
+        return mixture_posterior(
+            statistics, loc.new_zeros(len(loc), 1), loc[:, None], unit[:, None]
+        )
 
     def update(self, posterior: WeightPosterior) -> None:
         r"""Move $\eta$ so that $\log p(D, \eta)$ does not fall (an M-step)."""
@@ -134,7 +138,11 @@ class TaskPrior(ProbabilisticModule):
 def own_information(statistics: TaskStatistics, posterior: WeightPosterior) -> Tensor:
     r"""$\mathrm{tr}(A_k C_k) / (O D)$ of each weight vector, (K,); see `TaskPrior.settle`."""
     K, _, O, D, _ = posterior.roots.shape
-    roots = torch.cat([posterior.roots, posterior.commons], -1) if not posterior.roots.shape[-1] else posterior.roots
+    roots = (
+        torch.cat([posterior.roots, posterior.commons], -1)
+        if not posterior.roots.shape[-1]
+        else posterior.roots
+    )
     trace = statistics.trace_term(roots.movedim(1, 0)).sum(-1) / (O * D)  # (C, K)
     return (posterior.log_weights.exp() * trace.T).sum(-1)
 
@@ -151,6 +159,8 @@ def unit_signal_scatter(statistics: TaskStatistics) -> Tensor:
     information = statistics.A.diagonal(dim1=-2, dim2=-1).sum(0) / rows  # (O | 1, D)
     information = information.expand(statistics.b.shape[1], D)
     positive = information > 1e-12 * information.amax(-1, keepdim=True)
-    mean = (information * positive).sum(-1, keepdim=True) / positive.sum(-1, keepdim=True).clamp(min=1)
+    mean = (information * positive).sum(-1, keepdim=True) / positive.sum(-1, keepdim=True).clamp(
+        min=1
+    )
     information = torch.where(positive, information, torch.where(mean > 0, mean, 1.0))
     return 1 / (D * information)

@@ -15,10 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..hyperparameters import Eta
-from ..likelihoods import Likelihood, Rows
-from ..posterior import WeightPosterior
-from ..statistics import TaskStatistics, make_blocks, task_sum
+from .hyperparameters import Eta
+from .likelihoods import Likelihood, Rows
+from .posterior import WeightPosterior
+from .statistics import TaskStatistics, make_blocks, task_sum
 
 # Curvature below this share of a row's largest is raised: a factor must stay a factor where the log
 # likelihood is convex, as Student-t tails are.
@@ -74,9 +74,7 @@ def blend(old: TaskStatistics, new: TaskStatistics, rate: float) -> TaskStatisti
     )
 
 
-def latent_moments(
-    posterior: WeightPosterior, rows: Rows
-) -> tuple[Tensor, Tensor, Tensor]:
+def latent_moments(posterior: WeightPosterior, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     """Responsibilities (N, C), means and variances (N, C, O) of the latents of each row."""
     blocks = make_blocks(rows.task, rows.num_tasks, rows.phi.shape[1])
     mean, variance = posterior.latent(rows.phi, blocks)
