@@ -362,12 +362,14 @@ def test_reliability_gap_is_the_calibration_error_of_the_metrics(ax: Axes) -> No
 
 
 def test_reliability_bins_rows_and_counts_them_at_the_foot(ax: Axes) -> None:
-    y = [0, 1, 1, np.nan, 1, 0]
-    plots.reliability(y, torch.tensor([0.1, 0.3, 0.9, 0.9, 1.0, 0.8]), bins=2, ax=ax)
-    np.testing.assert_allclose(ax.lines[-1].get_xydata(), [[0.2, 0.5], [0.9, 2 / 3]], rtol=1e-6)
+    y = [0, 1, 1, 1, np.nan, 1, 0, 0]
+    # One half lies in the lower bin: bins are closed on the right.
+    probability = torch.tensor([0.1, 0.3, 0.5, 0.9, 0.9, 1.0, 0.8, 0.7])
+    plots.reliability(y, probability, bins=2, ax=ax)
+    np.testing.assert_allclose(ax.lines[-1].get_xydata(), [[0.3, 2 / 3], [0.85, 0.5]], rtol=1e-6)
     heights = [bar.get_height() for bar in ax.patches]
-    assert heights == pytest.approx([2 / 3 / 6, 1 / 6])
-    assert tick_texts(ax.child_axes[0].get_yticklabels()) == ["0", "3"]
+    assert heights == pytest.approx([3 / 4 / 6, 1 / 6])
+    assert tick_texts(ax.child_axes[0].get_yticklabels()) == ["0", "4"]
 
 
 # bound
