@@ -41,8 +41,8 @@ def log_evidence(model: MultitaskModel, data: TaskData | Mapping[str, TaskData])
         if part.tasks != family.tasks:
             raise ValueError(
                 "log_evidence needs data on the model's own tasks, in the same order; got "
-                f"{len(part.tasks)} tasks where the model has {len(family.tasks)}. Use data.rows(...) of "
-                "the data that were fitted."
+                f"{len(part.tasks)} tasks where the model has {len(family.tasks)}. Take "
+                "rows of the data that were fitted."
             )
         likelihood.check(part.y)
         with torch.no_grad():

@@ -32,8 +32,8 @@ def fit(
     Args:
         model: what to fit.
         data: a TaskData, or one for each family by name.
-        engine: `CoordinateAscent()`, `SVI()` or `NUTS()`. None takes the closed form where prior and
-            likelihood have one and the backbone has nothing to train, and SVI otherwise; the
+        engine: `CoordinateAscent()`, `SVI()` or `NUTS()`. None takes the closed form where prior
+            and likelihood have one and the backbone has nothing to train, and SVI otherwise; the
             result's `engine` says which, and why.
         seed: the only source of randomness; global generators are restored afterwards.
         device: where to fit, such as "cpu" or "cuda"; the model stays there.
@@ -85,14 +85,15 @@ def choose_engine(model: MultitaskModel) -> tuple[Engine, str]:
 @contextmanager
 def seeded(seed: int, device: str | torch.device) -> Iterator[None]:
     """Seed every global generator within, and give each its former state back."""
-    python, numpy = random.getstate(), np.random.get_state()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # to give it back
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed % 2**32)  # libraries below may draw from NumPy's global generator
+        # libraries below may draw from NumPy's global generator
+        np.random.seed(seed % 2**32)  # noqa: NPY002
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)
+            np.random.set_state(numpy)  # noqa: NPY002

@@ -20,7 +20,7 @@ _CHUNK_ELEMENTS = 2**23
 @final
 @dataclasses.dataclass(frozen=True)
 class DenseScale:
-    """A square root $L$ of a covariance, $LL^\\top = \\Sigma$, as a (..., D, R) matrix."""
+    r"""A square root $L$ of a covariance, $LL^\top = \Sigma$, as a (..., D, R) matrix."""
 
     matrix: Tensor
 
@@ -29,7 +29,7 @@ class DenseScale:
         return self.matrix @ x
 
     def adjoint(self, x: Tensor) -> Tensor:
-        """$L^\\top x$ for x of shape (..., D, M)."""
+        r"""$L^\top x$ for x of shape (..., D, M)."""
         return self.matrix.mT @ x
 
     @property

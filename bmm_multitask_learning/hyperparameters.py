@@ -39,13 +39,13 @@ class ProbabilisticModule(nn.Module, ABC):
     @functools.cached_property
     def transforms(self) -> dict[str, Transform]:
         """For each site of `hyperprior`, the map from unconstrained space to its support."""
-        with torch.random.fork_rng(), pyro.validation_enabled(False):
+        with torch.random.fork_rng(), pyro.validation_enabled(is_validate=False):
             trace = poutine.trace(self.hyperprior).get_trace()
         return {n: biject_to(trace.nodes[n]["fn"].support) for n in trace.stochastic_nodes}
 
     def log_hyperprior(self, eta: Eta) -> Tensor:
         r"""$\log p(\eta)$, a scalar."""
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(is_validate=False):
             handler = poutine.condition(self.hyperprior, data=eta)
             trace = poutine.trace(handler).get_trace()
         sites = (trace.nodes[name] for name in eta)

@@ -74,7 +74,7 @@ class Family(nn.Module):
         return WeightPosterior(*(self.get_buffer(f"posterior_{name}") for name in _POSTERIOR))
 
     def set_draws(self, eta: Eta) -> None:
-        r"""Keep draws of the prior's hyperparameters, each (S, ...), over which predictions average."""
+        r"""Keep draws (S, ...) of the prior's hyperparameters: predictions average over them."""
         for name, value in eta.items():
             self.register_buffer(f"draws_{name}", value)
 
@@ -131,8 +131,8 @@ class MultitaskModel(nn.Module):
         super().__init__()
         if families is not None and (prior is not None or likelihood is not None):
             raise ValueError(
-                "give either families={name: Family(prior=, likelihood=)} or prior= and likelihood=, "
-                "not both."
+                "give either families={name: Family(prior=, likelihood=)}, or prior= and "
+                "likelihood=, not both."
             )
         self.single = families is None
         if families is None:
@@ -143,7 +143,7 @@ class MultitaskModel(nn.Module):
         self.families = nn.ModuleDict(dict(families))
         self.dtype = dtype
 
-    # ---- build -----------------------------------------------------------------------------------
+    # ---- build --------------------------------------------------------------------------------
 
     def named_data(self, data: TaskData | Mapping[str, TaskData]) -> dict[str, TaskData]:
         """The data of each family by name, checked against the model's families."""
@@ -151,8 +151,8 @@ class MultitaskModel(nn.Module):
             data = dict.fromkeys(self.families, data) if self.single else {}
             if not data:
                 raise ValueError(
-                    f"the model has the families {sorted(self.families)}: give a dict of TaskData by "
-                    "family name."
+                    f"the model has the families {sorted(self.families)}: give a dict of TaskData "
+                    "by family name."
                 )
         if set(data) != set(self.families):
             raise ValueError(
@@ -191,8 +191,8 @@ class MultitaskModel(nn.Module):
         except RuntimeError as error:
             raise ValueError(
                 f"the backbone {type(self.backbone).__name__} failed on inputs of shape "
-                f"{tuple(x.shape)} and {x.dtype}. Does its input width equal {x.shape[-1]}, and are "
-                f"its parameters {x.dtype}? It said: {error}"
+                f"{tuple(x.shape)} and {x.dtype}. Does its input width equal {x.shape[-1]}, and "
+                f"are its parameters {x.dtype}? It said: {error}"
             ) from error
         if phi.ndim != 2 or len(phi) != len(x):
             raise ValueError(
@@ -206,7 +206,7 @@ class MultitaskModel(nn.Module):
         phi = self.features(data.x)
         return Rows.from_targets(phi, data.y, data.weight, data.task, data.num_tasks)
 
-    # ---- the generative model --------------------------------------------------------------------
+    # ---- the generative model -----------------------------------------------------------------
 
     def model(self, batch: Mapping[str, Rows]) -> dict[str, Tensor]:
         """The whole model as a Pyro program: hyperparameters, weights, then targets.
@@ -222,7 +222,7 @@ class MultitaskModel(nn.Module):
             for name, family in self.families.items()
         }
 
-    # ---- results ---------------------------------------------------------------------------------
+    # ---- results ------------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> Family:
         """One family by name: `model["sentiment"].weights`."""
@@ -301,7 +301,7 @@ class MultitaskModel(nn.Module):
     def ranking(
         self, x: Any, *, num_samples: int = 2000, seed: int = 0, family: str | None = None
     ) -> np.ndarray:
-        """(K, K) probability that task k has rank r (0: largest) in its latent value at input x."""
+        """(K, K) probability that task k has rank r (0: largest latent value) at input x."""
         return ranking(self, x, num_samples=num_samples, seed=seed, family=family)
 
     def explain_tasks(self, *, family: str | None = None) -> list[TaskSummary]:
@@ -309,7 +309,7 @@ class MultitaskModel(nn.Module):
         return explain_tasks(self, family=family)
 
     def log_evidence(self, data: TaskData | Mapping[str, TaskData]) -> Evidence:
-        r"""$\log p(D \mid \hat\eta)$ of data on the model's tasks, and what kind of number it is."""
+        r"""$\log p(D \mid \hat\eta)$ of data on the same tasks, and its kind; see `Evidence`."""
         return log_evidence(self, data)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -334,8 +334,8 @@ def _check_memory(sizes: Sizes, like: Tensor) -> None:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
         raise MemoryError(
-            f"{K} tasks x {O} outputs x {D} x {D} features need about {needed / 2**30:.1f} GiB for "
-            f"their covariances; {available / 2**30:.1f} GiB are free on {like.device}. Reduce the "
-            "features first (PCA, or a backbone with a narrower output), fit fewer tasks at once, or "
-            "use dtype=torch.float32."
+            f"{K} tasks x {O} outputs x {D} x {D} features need about {needed / 2**30:.1f} GiB "
+            f"for their covariances; {available / 2**30:.1f} GiB free on {like.device}. Reduce "
+            "the features first (PCA, or a backbone with a narrower output), fit fewer tasks at "
+            "once, or use dtype=torch.float32."
         )

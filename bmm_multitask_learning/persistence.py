@@ -109,13 +109,14 @@ def load(
             _rebuild(model[name], part, model.dtype)
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder / CONFIG} is not a complete model description ({error}). Save the model again."
+            f"{folder / CONFIG} is not a complete model description ({error}). Save the "
+            "model again."
         ) from error
     _fill(model, _read_tensors(folder / TENSORS), folder / TENSORS)
     return model
 
 
-# ---- config --------------------------------------------------------------------------------------
+# ---- config ----------------------------------------------------------------------------------
 
 
 def _config(model: MultitaskModel) -> dict[str, Any]:
@@ -170,8 +171,8 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
         return given
     if name not in _BACKBONES:
         raise ValueError(
-            f"the model has a backbone of the class {name}: give a module of the same architecture, "
-            "load(path, backbone=...), which takes the saved parameters."
+            f"the model has a backbone of the class {name}: give a module of the same "
+            "architecture, load(path, backbone=...), which takes the saved parameters."
         )
     return _BACKBONES[name](**description["arguments"])
 
@@ -194,23 +195,24 @@ def _read_config(file: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file} is not readable JSON ({error}): truncated, or not from this library. Save the "
-            "model again."
+            f"{file} is not readable JSON ({error}): truncated, or not from this library. Save "
+            "the model again."
         ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(
-            f"{file} was not written by this library. Give the folder that MultitaskModel.save wrote."
+            f"{file} was not written by this library. Give the folder that MultitaskModel.save "
+            "wrote."
         )
     version = config.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ValueError(
-            f"{file} has format version {version}; this release reads up to {FORMAT_VERSION}. Update "
-            "bmm_multitask_learning."
+            f"{file} has format version {version}; this release reads up to {FORMAT_VERSION}. "
+            "Update bmm_multitask_learning."
         )
     return config
 
 
-# ---- tensors -------------------------------------------------------------------------------------
+# ---- tensors ---------------------------------------------------------------------------------
 
 
 def _tensors(model: MultitaskModel) -> dict[str, Tensor]:
@@ -246,8 +248,9 @@ def _fill(model: MultitaskModel, stored: dict[str, Tensor], file: Path) -> None:
         if name in parameters:
             if parameters[name].shape != value.shape:
                 raise ValueError(
-                    f"the backbone's {name} has shape {tuple(parameters[name].shape)}; the saved one "
-                    f"has {tuple(value.shape)}. Give load(backbone=...) the architecture that was saved."
+                    f"the backbone's {name} has shape {tuple(parameters[name].shape)}; the saved "
+                    f"one has {tuple(value.shape)}. Give load(backbone=...) the architecture that "
+                    "was saved."
                 )
             with torch.no_grad():
                 parameters[name].copy_(value)

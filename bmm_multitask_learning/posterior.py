@@ -38,7 +38,7 @@ class WeightPosterior:
     centre_mean: Tensor | None = None
     centre_root: Tensor | None = None
 
-    # ---- read-outs: the O axis is dropped where O = 1 --------------------------------------------
+    # ---- read-outs: the O axis is dropped where O = 1 -----------------------------------------
 
     @property
     def mean(self) -> Tensor:
@@ -80,7 +80,7 @@ class WeightPosterior:
 
     def draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Joint draws (num_samples, K, O, D) with the O axis kept."""
-        K, C, O, D, R = self.roots.shape
+        K, _, O, D, R = self.roots.shape
         component = torch.multinomial(
             self.log_weights.exp(), num_samples, replacement=True, generator=generator
         ).T  # (n, K)
@@ -117,7 +117,7 @@ class WeightPosterior:
     def _drop(self, value: Tensor) -> Tensor:
         return value[..., 0, :] if value.shape[-2] == 1 else value
 
-    # ---- what engines and likelihoods ask --------------------------------------------------------
+    # ---- what engines and likelihoods ask -----------------------------------------------------
 
     def kl_to_prior(self, statistics: TaskStatistics) -> Tensor:
         r"""$KL(q(W) \| p(W\mid\eta)) = E_q[\log t(W)] - \log\int p(W\mid\eta)\,t(W)\,dW$.
@@ -143,7 +143,7 @@ class WeightPosterior:
         Returns:
             mean (N, C, O) and variance (N, C, O).
         """
-        K, C, O, D, _ = self.roots.shape
+        _, C, O, _, _ = self.roots.shape
         root = torch.cat([self.roots, self.commons], -1)
         mean = phi.new_empty(len(phi), C, O)
         variance = torch.empty_like(mean)

@@ -190,7 +190,7 @@ def _cuda(value: Tensor) -> list[torch.device]:
     return [value.device] if value.device.type == "cuda" else []
 
 
-# ---- from a model --------------------------------------------------------------------------------
+# ---- from a model ----------------------------------------------------------------------------
 
 
 def as_inputs(model: MultitaskModel, x: Any) -> tuple[Tensor, bool]:
@@ -216,7 +216,8 @@ def as_task_labels(task: Any, num_rows: int) -> list[Hashable]:
     labels = task.tolist() if isinstance(task, np.ndarray | Tensor) else list(task)
     if len(labels) != num_rows:
         raise ValueError(
-            f"task must be one label or {num_rows} labels, one for each row of x; got {len(labels)}."
+            f"task must be one label or {num_rows} labels, one for each row of x; got "
+            f"{len(labels)}."
         )
     return labels
 
@@ -295,8 +296,8 @@ def new_tasks(part: Family, labels: list[Hashable], task_features: Any) -> Weigh
         wanted = (len(labels), part.sizes.num_task_features)
         if features.shape != wanted:
             raise ValueError(
-                f"task_features must have shape {wanted}, a row for each new task in order of first "
-                f"appearance; got {tuple(features.shape)}."
+                f"task_features must have shape {wanted}, a row for each new task in order of "
+                f"first appearance; got {tuple(features.shape)}."
             )
     return part.prior.population(part.draws, part.posterior, features, len(labels))
 

@@ -1,8 +1,8 @@
 r"""The likelihood as seen by q(W): a Gaussian factor for each task, moved by natural gradients.
 
-$q(W \mid \eta) \propto p(W \mid \eta) \prod_k t_k(w_k)$ with $t_k$ a Gaussian factor. For a Gaussian
-likelihood the optimal factor is the likelihood itself, so that q is the exact posterior at every
-$\eta$; for others it is the best Gaussian factor. Because W is conditioned on $\eta$ rather than
+$q(W \mid \eta) \propto p(W \mid \eta) \prod_k t_k(w_k)$ with $t_k$ a Gaussian factor. For a
+Gaussian likelihood the optimal factor is the likelihood itself, so that q is the exact posterior
+at every $\eta$; for others it is the best Gaussian factor. Because W is conditioned on $\eta$ rather than
 assumed independent of it, hyperparameters do not collapse as under a mean-field guide.
 
 References:
@@ -20,7 +20,7 @@ from .likelihoods import Likelihood, Rows
 from .posterior import WeightPosterior
 from .statistics import TaskStatistics, make_blocks, task_sum
 
-# Curvature below this share of a row's largest is raised: a factor must stay a factor where the log
+# Curvature below this share of a row's largest is raised: a factor must stay one where the log
 # likelihood is convex, as Student-t tails are.
 _LEAST_CURVATURE = 1e-6
 
@@ -28,7 +28,7 @@ _LEAST_CURVATURE = 1e-6
 def expected_log_prob(
     likelihood: Likelihood, rows: Rows, weight: Tensor, mean: Tensor, variance: Tensor, theta: Eta
 ) -> Tensor:
-    """$E_q[\\log p(y_n \\mid f_n)]$ of each row, (N,), averaged over the components of q.
+    r"""$E_q[\log p(y_n \mid f_n)]$ of each row, (N,), averaged over the components of q.
 
     Args:
         likelihood: of the targets.
@@ -68,7 +68,7 @@ def local_factor(
 
 
 def blend(old: TaskStatistics, new: TaskStatistics, rate: float) -> TaskStatistics:
-    """A natural-gradient step: $(1 - \\rho)\\,\\text{old} + \\rho\\,\\text{new}$."""
+    r"""A natural-gradient step: $(1 - \rho)\,\text{old} + \rho\,\text{new}$."""
     return TaskStatistics(
         old.A.lerp(new.A, rate), old.b.lerp(new.b, rate), old.c.lerp(new.c, rate), old.rows
     )

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .arrays import ArrayLike, as_inputs, as_names, column_names
-from .sampling import Batch
 from .labels import as_labels, find, row_numbers
+from .sampling import Batch
 
 
 class LongForm:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+
+NO_SAMPLES = torch.Size()
 
 
 class ExchangeableGaussian(TorchDistribution):
@@ -15,7 +18,8 @@ class ExchangeableGaussian(TorchDistribution):
 
     $m \sim N(0, S)$ and $w_k \mid m \sim N(m, \Sigma)$ give
     $$\log p(w_1 \dots w_K) = \log N(\bar w; 0, S + \Sigma / K) - \tfrac{D}{2} \log K
-      - \tfrac{K-1}{2} \log |2\pi\Sigma| - \tfrac12 \sum_k (w_k-\bar w)^\top\Sigma^{-1}(w_k-\bar w).$$
+      - \tfrac{K-1}{2} \log |2\pi\Sigma|
+      - \tfrac12 \sum_k (w_k-\bar w)^\top\Sigma^{-1}(w_k-\bar w).$$
 
     Args:
         num_tasks: number of vectors K.
@@ -29,7 +33,7 @@ class ExchangeableGaussian(TorchDistribution):
         torch.Size([4, 1, 3])
     """
 
-    arg_constraints = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "centre_variance": constraints.independent(constraints.positive, 2),
         "scale_tril": constraints.independent(constraints.lower_cholesky, 1),
     }
@@ -41,6 +45,7 @@ class ExchangeableGaussian(TorchDistribution):
         num_tasks: int,
         centre_variance: Tensor,
         scale_tril: Tensor,
+        *,
         validate_args: bool | None = None,
     ) -> None:
         self.num_tasks = num_tasks
@@ -53,7 +58,7 @@ class ExchangeableGaussian(TorchDistribution):
     def mean(self) -> Tensor:
         return self.centre_variance.new_zeros(self.batch_shape + self.event_shape)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size = NO_SAMPLES) -> Tensor:
         shape = self._extended_shape(sample_shape)
         noise = torch.randn(shape, dtype=self.scale_tril.dtype, device=self.scale_tril.device)
         centre = torch.randn_like(noise[..., :1, :, :]) * self.centre_variance.sqrt().unsqueeze(-3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch.distributions import Distribution, constraints, register_kl
 
 from ..posterior import WeightPosterior
 from ..statistics import TaskStatistics
+from .exchangeable_gaussian import NO_SAMPLES
 
 
 class PosteriorGaussian(TorchDistribution):
@@ -22,7 +25,7 @@ class PosteriorGaussian(TorchDistribution):
             $KL(q \| p) = E_q[\log t] - \log Z$; otherwise there is no closed form.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.independent(constraints.real, 3)
     has_rsample = True
 
@@ -41,9 +44,9 @@ class PosteriorGaussian(TorchDistribution):
         K, _, O, D = posterior.means.shape
         super().__init__(torch.Size(), torch.Size((K, O, D)), validate_args=False)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size = NO_SAMPLES) -> Tensor:
         q = self.posterior
-        K, C, O, D, R = q.roots.shape
+        K, _, O, _, R = q.roots.shape
         # a draw of the component is not differentiable: mixtures enter bounds by their moments
         component = torch.multinomial(q.log_weights.detach().exp(), 1)[:, 0]
         at = (torch.arange(K, device=component.device), component)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
+
+from .exchangeable_gaussian import NO_SAMPLES
 
 
 class _PositiveDefiniteMatrix(constraints.Constraint):
@@ -98,14 +101,14 @@ class Wishart(TorchDistribution):
         Bartlett, On the theory of statistical regression (1933), for the sampler.
     """
 
-    arg_constraints = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "df": constraints.positive,
         "scatter": constraints.independent(constraints.positive, 1),
     }
     support = positive_definite_matrix
     has_rsample = True
 
-    def __init__(self, df: Tensor, scatter: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, df: Tensor, scatter: Tensor, *, validate_args: bool | None = None) -> None:
         batch = torch.broadcast_shapes(df.shape, scatter.shape[:-1])
         size = scatter.shape[-1]
         self.df = df.expand(batch)
@@ -120,7 +123,7 @@ class Wishart(TorchDistribution):
     def mean(self) -> Tensor:
         return torch.diag_embed(self.df[..., None] / self.scatter)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size = NO_SAMPLES) -> Tensor:
         shape = self._extended_shape(sample_shape)
         size = shape[-1]
         # Bartlett: Λ = Ψ^{-1/2} T Tᵀ Ψ^{-1/2},  T_ii² ~ χ²(ν − i + 1),  T_ij ~ N(0, 1)

@@ -71,16 +71,16 @@ class CoordinateAscent:
         for name in model.families:
             _check_closed_form(model[name])
         if any(p.requires_grad for p in model.backbone.parameters()):
-            return self._fit_with_backbone(model, data, generator, progress)
+            return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():
             results = [
-                self.fit_family(model[name], model.rows(name, part), generator, progress)
+                self.fit_family(model[name], model.rows(name, part), generator, progress=progress)
                 for name, part in data.items()
             ]
         return _combine(results)
 
     def fit_family(
-        self, family: Family, rows: Rows, generator: torch.Generator, progress: bool
+        self, family: Family, rows: Rows, generator: torch.Generator, *, progress: bool
     ) -> FitResult:
         """Fit one family on fixed features, from every start that its prior asks for."""
         summary = family.likelihood.summarise(rows)
@@ -118,6 +118,7 @@ class CoordinateAscent:
         model: MultitaskModel,
         data: Mapping[str, TaskData],
         generator: torch.Generator,
+        *,
         progress: bool,
     ) -> FitResult:
         ascents = {}
@@ -276,7 +277,8 @@ def _check_closed_form(family: Family) -> None:
         )
     if not family.prior.closed_form:
         raise TypeError(
-            f"{type(family.prior).__name__} has a generative half only; use engine=SVI() or NUTS()."
+            f"{type(family.prior).__name__} has a generative half only; use engine=SVI() "
+            "or NUTS()."
         )
 
 

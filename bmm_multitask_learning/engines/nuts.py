@@ -79,11 +79,11 @@ class NUTS:
         for name, part in data.items():
             with torch.no_grad():
                 rows = model.rows(name, part)
-            results.append(self._fit_family(model[name], name, rows, generator, progress))
-        return FitResult(sum(results), True, (sum(results),), "NUTS")
+            results.append(self._fit_family(model[name], name, rows, generator, progress=progress))
+        return FitResult(sum(results), converged=True, history=(sum(results),), engine="NUTS")
 
     def _fit_family(
-        self, family: Family, name: str, rows: Rows, generator: torch.Generator, progress: bool
+        self, family: Family, name: str, rows: Rows, generator: torch.Generator, *, progress: bool
     ) -> float:
         start = _start(family, name, rows, generator)
         collapsed = family.prior.closed_form and family.likelihood.exact
@@ -92,7 +92,7 @@ class NUTS:
             program, max_tree_depth=self.max_tree_depth, init_strategy=init_to_value(values=start)
         )
         mcmc = MCMC(kernel, self.num_samples, self.warmup_steps, disable_progbar=not progress)
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(is_validate=False):
             mcmc.run()
         draws = {
             site.removeprefix(f"{name}/"): value for site, value in mcmc.get_samples().items()
@@ -136,7 +136,7 @@ def _joint(family: Family, name: str, rows: Rows) -> Callable[[], None]:
 
 
 def _publish(family: Family, rows: Rows, draws: Eta) -> float:
-    """Write the draws into a family; returns the mean log joint density, weights integrated out."""
+    """Write the draws into a family; returns the mean log normaliser."""
     prior, likelihood = family.prior, family.likelihood
     eta = {site: draws[site] for site in prior.transforms}
     theta = {site: draws[site] for site in likelihood.transforms}

@@ -18,13 +18,13 @@ _ROUNDS = 10
 
 
 def start_sites(
-    family: Family, rows: Rows, generator: torch.Generator, progress: bool
+    family: Family, rows: Rows, generator: torch.Generator, *, progress: bool
 ) -> TaskStatistics:
     """Set the hyperparameters of a family, and return the factors of its weight vectors."""
     prior, likelihood = family.prior, family.likelihood
     if not (isinstance(likelihood, QuadraticLikelihood) and prior.closed_form):
         return _laplace_start(family, rows, generator)
-    CoordinateAscent().fit_family(family, rows, generator, progress)
+    CoordinateAscent().fit_family(family, rows, generator, progress=progress)
     if likelihood.exact:
         return prior.reduce(likelihood.statistics(likelihood.summarise(rows), likelihood.eta))
     moments = latent_moments(family.weights, rows)

@@ -112,11 +112,13 @@ class SVI:
             data, held_out = ({n: s[i] for n, s in splits.items()} for i in (0, 1))
         with torch.no_grad():
             sites = {
-                name: start_sites(model[name], model.rows(name, part), generator, progress)
+                name: start_sites(
+                    model[name], model.rows(name, part), generator, progress=progress
+                )
                 for name, part in data.items()
             }
         program = VariationalProgram(model, data, sites)
-        history, converged = self._optimise(program, data, held_out, generator, progress)
+        history, converged = self._optimise(program, data, held_out, generator, progress=progress)
         bound = program.settle(data)
         return FitResult(bound, converged, tuple(history), "SVI")
 
@@ -126,6 +128,7 @@ class SVI:
         data: Mapping[str, TaskData],
         held_out: Mapping[str, TaskData],
         generator: torch.Generator,
+        *,
         progress: bool,
     ) -> tuple[list[float], bool]:
         optimiser = program.optimiser(self.lr, self.weight_decay)
@@ -139,7 +142,7 @@ class SVI:
         for step in tqdm(range(self.steps), disable=not progress, desc="SVI", unit="step"):
             program.load(next(batches))
             optimiser.zero_grad()
-            with pyro.validation_enabled(False):
+            with pyro.validation_enabled(is_validate=False):
                 loss = elbo.differentiable_loss(program.model, program.guide)
             loss.backward()
             nn.utils.clip_grad_norm_(
@@ -293,7 +296,7 @@ class VariationalProgram:
                 )
                 self.sites[name] = blend(self.sites[name], family.prior.reduce(new), rate)
 
-    # ---- optimisation ----------------------------------------------------------------------------
+    # ---- optimisation -------------------------------------------------------------------------
 
     def optimiser(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
         """AdamW on the guide and on what the backbone has to train."""
@@ -351,7 +354,7 @@ class VariationalProgram:
     def settle(self, data: Mapping[str, TaskData]) -> float:
         """Publish, and return the bound on all rows."""
         self.publish()
-        with torch.no_grad(), pyro.validation_enabled(False):
+        with torch.no_grad(), pyro.validation_enabled(is_validate=False):
             self.load(data)
             elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
             return -float(elbo.loss(self.model, self.guide))

@@ -62,8 +62,8 @@ class Bernoulli(QuadraticLikelihood):
         wrong = observed[(observed != 0) & (observed != 1)]
         if len(wrong):
             raise ValueError(
-                f"Bernoulli targets must be 0 or 1 (NaN where not observed); got {wrong[0].item():g}. "
-                "Encode the classes first, or use MultitaskClassifier, which does it."
+                f"Bernoulli targets must be 0 or 1 (NaN where not observed); got "
+                f"{wrong[0].item():g}. Encode the classes first, or use MultitaskClassifier."
             )
 
     def register_hyperparameters(self, like: Tensor) -> None:

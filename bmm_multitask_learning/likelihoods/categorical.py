@@ -15,7 +15,8 @@ from ..statistics import RowBlocks, TaskStatistics, task_sum
 from .bernoulli import logistic_constant, polya_gamma_mean
 from .likelihood import QuadraticLikelihood, Rows
 
-# Latent draws of a predictive probability or of an expected log likelihood: fixed quasi-random points.
+# Latent draws of a predictive probability or of an expected log likelihood: the same
+# quasi-random points for every row.
 _DRAWS = 256
 
 
@@ -75,8 +76,8 @@ class Categorical(QuadraticLikelihood):
         if len(wrong):
             raise ValueError(
                 f"Categorical(num_classes={self.num_classes}) targets must be whole numbers "
-                f"0..{self.num_classes - 1}; got {wrong[0].item():g}. Encode the classes first, or "
-                "use MultitaskClassifier, which does it."
+                f"0..{self.num_classes - 1}; got {wrong[0].item():g}. Encode the classes first, "
+                "or use MultitaskClassifier, which does it."
             )
 
     def register_hyperparameters(self, like: Tensor) -> None:
@@ -103,7 +104,7 @@ class Categorical(QuadraticLikelihood):
     def statistics(self, summary: TiltedClasses, theta: Eta) -> TaskStatistics:
         rows, xi, alpha = summary.rows, summary.xi, summary.alpha
         omega = polya_gamma_mean(xi)
-        # −α − Σ_c log(1 + e^{f_c−α}) ≥ −α + Σ_c [ κ(ξ_c) − ½(f_c−α) − ½ω_c (f_c−α)² ], κ the constant
+        # −α − Σ_c log(1 + e^{f_c−α}) ≥ −α + Σ_c [ κ(ξ_c) − ½(f_c−α) − ½ω_c (f_c−α)² ]
         linear = summary.one_hot - 0.5 + omega * alpha
         constant = logistic_constant(xi) + 0.5 * alpha - 0.5 * omega * alpha.square()
         constant = constant - alpha / self.num_classes

@@ -27,7 +27,7 @@ _TASK_SHAPE = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Sums over each task's rows at unit noise: factor A = ΦᵀΦ, b = Φᵀy, c = −yᵀy/2; counts (K, O)."""
+    """Sums over rows at unit noise: factor A = ΦᵀΦ, b = Φᵀy, c = −yᵀy/2; counts (K, O)."""
 
     factor: TaskStatistics
     count: Tensor
@@ -38,8 +38,8 @@ class Gaussian(QuadraticLikelihood):
     r"""$y_n \sim N(f_n, \sigma^2)$ with $\sigma^2$ inferred.
 
     Shared noise: $1/\sigma^2 \sim \mathrm{Gamma}(3/2, \psi/2)$ with $\psi$ a thousandth of the
-    targets' variance. Noise per task: $1/\sigma_k^2 \sim \mathrm{Gamma}(2, 2\bar\sigma^2)$ around a
-    common $\bar\sigma^2$ that is inferred; a task outside the fit has $\bar\sigma^2$.
+    targets' variance. Noise per task: $1/\sigma_k^2 \sim \mathrm{Gamma}(2, 2\bar\sigma^2)$ around
+    a common $\bar\sigma^2$ that is inferred; a task outside the fit has $\bar\sigma^2$.
 
     Args:
         noise: "shared" or "task".

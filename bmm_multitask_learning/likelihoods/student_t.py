@@ -18,7 +18,8 @@ from .likelihood import Likelihood, Rows
 class StudentT(Likelihood):
     r"""$y_n \sim t_\nu(f_n, \sigma)$ with $\sigma$ inferred; fitted by `SVI` or `NUTS`.
 
-    $1/\sigma^2 \sim \mathrm{Gamma}(3/2, \psi/2)$ with $\psi$ a thousandth of the targets' variance.
+    $1/\sigma^2 \sim \mathrm{Gamma}(3/2, \psi/2)$ with $\psi$ a thousandth of the
+    targets' variance.
 
     Args:
         df: degrees of freedom $\nu$, above 2 so that predictions have a standard deviation.

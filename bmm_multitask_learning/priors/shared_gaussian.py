@@ -4,12 +4,13 @@ $$1/s^2 \sim \mathrm{Gamma}(\tfrac32, \tfrac12), \quad
   \Lambda \sim \mathrm{Wishart}(D + 2, \Psi^{-1}), \quad
   m \sim N(0, s^2\Psi), \quad w_k \mid m \sim N(m, \Lambda^{-1})$$
 
-W and m are integrated out together whenever $\eta = (s^2, \Lambda)$ moves: updating m and W in turn
-drives the covariance to zero. The shortest complete prior.
+W and m are integrated out together whenever $\eta = (s^2, \Lambda)$ moves: updating m and W in
+turn drives the covariance to zero. The shortest complete prior.
 
 References:
     Lindley and Smith, Bayes estimates for the linear model (1972).
-    Bakker and Heskes, Task clustering and gating for Bayesian multitask learning (2003), model (a).
+    Bakker and Heskes, Task clustering and gating for Bayesian multitask learning (2003),
+    model (a).
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from .task_prior import TaskPrior
 class SharedGaussian(TaskPrior):
     r"""Task weights scatter around one centre: $w_k \sim N(m, \Sigma)$, m and $\Sigma$ inferred.
 
-    $\Sigma$'s prior is worth one task with the scatter $\Psi$ that makes the signal as large as the
-    noise; the centre's variance $s^2\Psi$ is learned too.
+    $\Sigma$'s prior is worth one task with the scatter $\Psi$ that makes the signal as large as
+    the noise; the centre's variance $s^2\Psi$ is learned too.
 
     Args:
         covariance: "full", "diagonal" or "isotropic" $\Sigma$. Full learns which directions of the
@@ -53,7 +54,7 @@ class SharedGaussian(TaskPrior):
         torch.Size([1, 6, 6])
 
     References:
-        Bakker and Heskes, Task clustering and gating for Bayesian multitask learning (2003), eq. 2.
+        Bakker and Heskes, Task clustering and gating for Bayesian multitask learning (2003).
     """
 
     def __init__(self, covariance: Literal["full", "diagonal", "isotropic"] = "full") -> None:
@@ -174,7 +175,7 @@ class SharedGaussian(TaskPrior):
         shares = shares.fill_diagonal_(0)
         return shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
 
-    # ---- read-outs -------------------------------------------------------------------------------
+    # ---- read-outs ----------------------------------------------------------------------------
 
     @property
     def covariance_matrix(self) -> Tensor:

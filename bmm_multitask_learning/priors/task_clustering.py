@@ -52,7 +52,8 @@ class TaskClustering(TaskPrior):
     Args:
         num_clusters: C, or "auto": from 1 upwards as long as the evidence, less what the
             hyperparameters cost (see `complexity`), rises.
-        gating: the cluster's probability depends on the task features, $\pi_{kc} \propto e^{U_c^\top f_k}$.
+        gating: the cluster's probability depends on the task features,
+            $\pi_{kc} \propto e^{U_c^\top f_k}$.
         task_mean: the centre depends on the task features, $m_{kc} = M_c f_k$.
         covariance: "full", "diagonal" or "isotropic" $\Sigma_c$.
         n_init: starts by k-means on each task's ridge weights; the best is kept.
@@ -85,7 +86,8 @@ class TaskClustering(TaskPrior):
         super().__init__()
         if num_clusters != "auto" and (not isinstance(num_clusters, int) or num_clusters < 1):
             raise ValueError(
-                f'num_clusters must be a whole number of at least 1, or "auto"; got {num_clusters!r}.'
+                'num_clusters must be a whole number of at least 1, or "auto"; '
+                f"got {num_clusters!r}."
             )
         if n_init < 1:
             raise ValueError(f"n_init must be at least 1; got {n_init}.")
@@ -96,7 +98,7 @@ class TaskClustering(TaskPrior):
         self.n_init = n_init
         self.form = covariance_form(covariance)
 
-    # ---- generative half -------------------------------------------------------------------------
+    # ---- generative half ----------------------------------------------------------------------
 
     def register_hyperparameters(self, like: Tensor) -> None:
         sizes = self.sizes
@@ -172,7 +174,7 @@ class TaskClustering(TaskPrior):
     def _scale(self, eta: Eta) -> Scale:
         return self.form.scale(eta["precision"], self.sizes.num_features)
 
-    # ---- closed-form half ------------------------------------------------------------------------
+    # ---- closed-form half ---------------------------------------------------------------------
 
     def initialise(
         self, statistics: TaskStatistics, generator: torch.Generator, start: int
@@ -306,7 +308,7 @@ class TaskClustering(TaskPrior):
         )
 
     def relations(self) -> Tensor:
-        r"""Probability that two tasks share a cluster, $\sum_c r_{jc} r_{kc}$, (K, K), symmetric."""
+        r"""Probability that two tasks share a cluster, $\sum_c r_{jc} r_{kc}$, (K, K)."""
         together = self.responsibilities @ self.responsibilities.mT
         return together.fill_diagonal_(1.0)
 

@@ -95,8 +95,9 @@ class TaskPrior(ProbabilisticModule):
     def settle(self, statistics: TaskStatistics, posterior: WeightPosterior) -> None:
         r"""Keep, after the last step, what read-outs need of the posterior.
 
-        `information` (K,) is $\mathrm{tr}(A_k C_k) / (O D)$: the share of what is known of a task's
-        weights that its own rows say; the rest comes from the prior, that is from other tasks.
+        `information` (K,) is $\mathrm{tr}(A_k C_k) / (O D)$: the share of what is known of a
+        task's weights that its own rows say; the rest comes from the prior, that is from the
+        other tasks.
         """
         self.register_buffer("information", own_information(statistics, posterior))
 
@@ -137,7 +138,7 @@ class TaskPrior(ProbabilisticModule):
 
 def own_information(statistics: TaskStatistics, posterior: WeightPosterior) -> Tensor:
     r"""$\mathrm{tr}(A_k C_k) / (O D)$ of each weight vector, (K,); see `TaskPrior.settle`."""
-    K, _, O, D, _ = posterior.roots.shape
+    _, _, O, D, _ = posterior.roots.shape
     roots = (
         torch.cat([posterior.roots, posterior.commons], -1)
         if not posterior.roots.shape[-1]
