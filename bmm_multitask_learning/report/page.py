@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from bmm_multitask_learning.report.sections import (
+    Column,
     Facts,
     Figure,
     Image,
@@ -133,57 +134,54 @@ def _facts(facts: Facts) -> str:
 
 
 def _table(table: Table, number: int) -> str:
-    cells = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.columns)
-    right = [
-        bool(column.format) or (any(map(is_number, values)) and not _any_text(values))
-        for column, values in zip(table.columns, cells, strict=True)
+    cells = [[row[place] for row in table.rows] for place in range(len(table.columns))]
+    columns = [
+        _column(column, values) for column, values in zip(table.columns, cells, strict=True)
     ]
-    winners = [c.winners(values) for c, values in zip(table.columns, cells, strict=True)]
-    head = "".join(
-        f'<th scope="col"{_side(is_right)}>{escape(column.name)}'
-        + (f"<small>{escape(column.unit)}</small>" if column.unit else "")
-        + "</th>"
-        for column, is_right in zip(table.columns, right, strict=True)
+    head = "".join(column[0] for column in columns)
+    rows = "\n".join(
+        f'<tr><th scope="row"{first}</th>{"".join(f"<td{cell}</td>" for cell in others)}</tr>'
+        for first, *others in zip(*(column[1:] for column in columns), strict=True)
     )
-    rows = []
-    for row in table.rows:
-        line = ""
-        for index, (column, value) in enumerate(zip(table.columns, row, strict=True)):
-            text = escape(column.text(value))
-            if is_number(value) and column.text(value) in winners[index]:
-                text = f"<strong>{text}</strong>"
-            tag = 'th scope="row"' if index == 0 else "td"
-            line += f"<{tag}{_side(right[index])}>{text}</{tag[:2]}>"
-        rows.append(f"<tr>{line}</tr>")
-    note = " The best of a column is set in bold." if any(winners) else ""
+    marked = any(
+        column.winners(values) for column, values in zip(table.columns, cells, strict=True)
+    )
+    note = " The best of a column is set in bold." if marked else ""
     return f"""<figure class="table">
 <figcaption><b>Table {number}.</b> {escape(table.caption)}{note}</figcaption>
 <div class="scroll" tabindex="0"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
-{chr(10).join(rows)}
+{rows}
 </tbody>
 </table></div>
 </figure>"""
 
 
-def _any_text(values: Sequence[object]) -> bool:
-    return any(isinstance(value, str) for value in values)
-
-
-def _side(right: bool) -> str:  # noqa: FBT001
-    return ' class="number"' if right else ""
+def _column(column: Column, values: Sequence[object]) -> list[str]:
+    # The head, then each cell from its attributes to its content: the table names the tag.
+    texts = any(isinstance(value, str) for value in values)
+    right = bool(column.format) or (any(map(is_number, values)) and not texts)
+    side = ' class="number"' if right else ""
+    unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
+    winners = column.winners(values)
+    parts = [f'<th scope="col"{side}>{escape(column.name)}{unit}</th>']
+    for value in values:
+        text = column.text(value)
+        best = is_number(value) and text in winners
+        parts.append(f"{side}><strong>{text}</strong>" if best else f"{side}>{escape(text)}")
+    return parts
 
 
 def _figure(figure: Figure, number: int) -> str:
-    light = f'<img src="{_data_address(figure.image)}" alt="{escape(figure.alt)}">'
+    picture = f'<img src="{_data_address(figure.image)}" alt="{escape(figure.alt)}">'
+    look = ' class="card"'
     if figure.dark is not None:
         dark = _data_address(figure.dark)
         source = f'<source media="screen and (prefers-color-scheme: dark)" srcset="{dark}">'
-        light = f"<picture>{source}{light}</picture>"
-    card = "" if figure.dark is not None else ' class="card"'
-    return f"""<figure{card}>
-{light}
+        picture, look = f"<picture>{source}{picture}</picture>", ""
+    return f"""<figure{look}>
+{picture}
 <figcaption><b>Figure {number}.</b> {escape(figure.caption)}</figcaption>
 </figure>"""
 

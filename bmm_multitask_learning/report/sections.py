@@ -206,8 +206,9 @@ def drawn(
 def svg(drawing: Drawing) -> bytes:
     """The matplotlib figure as an SVG file: neither date nor random identifiers in it."""
     import matplotlib as mpl
+    from matplotlib.figure import Figure as Drawing
 
-    if not isinstance(drawing, mpl.figure.Figure):
+    if not isinstance(drawing, Drawing):
         raise TypeError(
             "a figure's image must be a matplotlib figure, bytes or a Path; "
             f"got {type(drawing).__name__}. Of an axis, pass ax.figure."
