@@ -4,17 +4,10 @@ Every function takes arrays or tensors, draws on `ax` (a new figure where `ax` i
 the axis, so that titles, limits and labels stay in the caller's hands. Colours of text and
 background follow the caller's matplotlib style; no global setting is changed. All functions stay
 readable from one task to a thousand: labels are thinned, and what has many parts is rasterised.
+Matplotlib is imported by the first picture, so that the package needs it for nothing else.
 
 Where the legend stands above the axis, a title needs room: `ax.set_title("...", pad=30)`.
 """
-
-try:
-    import matplotlib as _matplotlib  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "bmm_multitask_learning.plots needs matplotlib, which is not installed; "
-        "install the extra: pip install 'bmm-multitask-learning[plots]'"
-    ) from error
 
 from bmm_multitask_learning.plots.convergence import bound
 from bmm_multitask_learning.plots.estimates import forest, predictions

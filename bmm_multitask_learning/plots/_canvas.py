@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -93,7 +90,13 @@ def per_cent(share: float, digits: int = 0) -> str:
 def axis(ax: Axes | None, size: tuple[float, float] = (6.4, 4.4)) -> Axes:
     """The axis itself, or the one of a new figure of `size` inches; light frame either way."""
     if ax is None:
-        from matplotlib import pyplot as plt
+        try:
+            from matplotlib import pyplot as plt
+        except ImportError as error:
+            raise ImportError(
+                "plots need matplotlib, which is not installed; "
+                "install the extra: pip install 'bmm-multitask-learning[plots]'"
+            ) from error
 
         _, ax = plt.subplots(figsize=size, layout="constrained")
     for side in ("top", "right"):
@@ -106,27 +109,38 @@ def axis(ax: Axes | None, size: tuple[float, float] = (6.4, 4.4)) -> Axes:
 
 def ink(ax: Axes, strength: float) -> str:
     """The text colour of the reader's style, faded towards the background."""
+    import matplotlib as mpl
+    from matplotlib.colors import to_hex, to_rgb
+
     text = np.array(to_rgb(mpl.rcParams["text.color"]))
     return to_hex(tuple(strength * text + (1 - strength) * np.array(to_rgb(paper(ax)))))
 
 
 def paper(ax: Axes) -> str:
     """The background of the axis."""
+    from matplotlib.colors import to_hex
+
     return to_hex(ax.get_facecolor())
 
 
 def is_dark(ax: Axes) -> bool:
     """Whether the background is dark."""
+    from matplotlib.colors import to_rgb
+
     return float(np.mean(to_rgb(paper(ax)))) < 0.4
 
 
 def tone(ax: Axes, colour: str) -> str:
     """The colour itself, or a lighter one on a dark background."""
+    from matplotlib.colors import to_hex, to_rgb
+
     return to_hex(tuple(0.7 * np.array(to_rgb(colour)) + 0.3)) if is_dark(ax) else colour
 
 
 def cluster_colours(ax: Axes, count: int) -> list[str]:
     """One colour a cluster; beyond the palette's eight its darker, then its lighter shades."""
+    from matplotlib.colors import to_hex, to_rgb
+
     shades = []
     for index in range(count):
         colour = np.array(to_rgb(PALETTE[index % len(PALETTE)]))
@@ -195,6 +209,8 @@ def label_ticks(
 
 def whole_ticks(target: Axis, bins: int | Literal["auto"] = "auto") -> None:
     """Ticks at round whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
     target.set_major_locator(MaxNLocator(bins, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
