@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
+from torch.types import _size
 
 from ..posterior import WeightPosterior
 from ..statistics import TaskStatistics
@@ -22,7 +24,8 @@ class PosteriorGaussian(TorchDistribution):
         statistics: the factors t.
         law: $p(W \mid \eta)$, or what `condition` used in its place.
         conditional: whether `law` is the prior itself, so that
-            $KL(q \| p) = E_q[\log t] - \log Z$; otherwise there is no closed form.
+            $KL(q \| p) = E_q[\log t] - \log Z$; otherwise the divergence is estimated by a draw,
+            and q must be a single Gaussian.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
@@ -44,7 +47,7 @@ class PosteriorGaussian(TorchDistribution):
         K, _, O, D = posterior.means.shape
         super().__init__(torch.Size(), torch.Size((K, O, D)), validate_args=False)
 
-    def rsample(self, sample_shape: torch.Size = NO_SAMPLES) -> Tensor:
+    def rsample(self, sample_shape: _size = NO_SAMPLES) -> Tensor:
         q = self.posterior
         K, _, O, _, R = q.roots.shape
         # a draw of the component is not differentiable: mixtures enter bounds by their moments
@@ -63,9 +66,16 @@ class PosteriorGaussian(TorchDistribution):
         log_factor = factor.c + (factor.b * value).sum(-1) - 0.5 * quadratic
         return self.law.log_prob(value) + log_factor.sum((-2, -1)) - self.posterior.log_normaliser
 
+    def entropy(self) -> Tensor:
+        """Entropy of a single Gaussian with independent vectors, in nats."""
+        root = self.posterior.roots  # triangular, as `condition` makes it over a diagonal prior
+        log_det = root.diagonal(dim1=-2, dim2=-1).abs().log().sum()
+        return log_det + 0.5 * self.event_shape.numel() * (1 + math.log(2 * math.pi))
 
-@register_kl(PosteriorGaussian, Distribution)
+
+@register_kl(PosteriorGaussian, Distribution)  # type: ignore[untyped-decorator]
 def _kl_to_prior(q: PosteriorGaussian, p: Distribution) -> Tensor:
-    if not q.conditional:
-        raise NotImplementedError("q was not conditioned from this prior: use Monte Carlo")
-    return q.posterior.kl_to_prior(q.statistics)
+    if q.conditional:
+        return q.posterior.kl_to_prior(q.statistics)
+    # the entropy in closed form, the rest from a draw
+    return -q.entropy() - p.log_prob(q.rsample())

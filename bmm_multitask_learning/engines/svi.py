@@ -32,15 +32,14 @@ from ..likelihoods import Rows
 from ..posterior import WeightPosterior
 from ..sites import blend, expected_log_prob, latent_moments, local_factor
 from ..statistics import TaskStatistics
+from .guides import HyperGuide, StandIn
 from .result import FitResult, NonFiniteBoundError
 from .start import start_sites
 
 if TYPE_CHECKING:
-    from ..hyperparameters import Eta, ProbabilisticModule
+    from ..hyperparameters import Eta
     from ..model import MultitaskModel
 
-# Standard deviation of q(η) in unconstrained space at the start.
-_INITIAL_SPREAD = 0.05
 _CHECK_EVERY = 50
 _MAX_GRADIENT = 10.0
 _FINAL_PARTICLES = 16
@@ -198,33 +197,6 @@ class EarlyStopping:
             program.restore(self._state)
 
 
-class HyperGuide(nn.Module):
-    r"""$q(\eta)$: an independent Gaussian for each unconstrained hyperparameter of a module."""
-
-    def __init__(self, module: ProbabilisticModule) -> None:
-        super().__init__()
-        self.transforms = module.transforms
-        start = {name: self.transforms[name].inv(value) for name, value in module.eta.items()}
-        self.loc = nn.ParameterDict(start)
-        spread = math.log(_INITIAL_SPREAD)
-        self.log_scale = nn.ParameterDict(
-            {name: torch.full_like(value, spread) for name, value in start.items()}
-        )
-
-    def forward(self) -> Eta:
-        """Sample every site."""
-        eta = {}
-        for name, loc in self.loc.items():
-            base = dist.Normal(loc, self.log_scale[name].exp()).to_event(loc.ndim)
-            law = dist.TransformedDistribution(base, [self.transforms[name]])
-            eta[name] = pyro.sample(name, law)
-        return eta
-
-    def median(self) -> Eta:
-        """The centre of q, in the sites' own space."""
-        return {name: self.transforms[name](loc.detach()) for name, loc in self.loc.items()}
-
-
 class VariationalProgram:
     """Model and guide as Pyro programs over one batch of rows of every family."""
 
@@ -241,6 +213,10 @@ class VariationalProgram:
                 for name, f in model.families.items()
             }
         )
+        for name, family in model.families.items():
+            if not family.prior.closed_form:
+                stand_in = StandIn(family.prior.scatter, len(sites[name].b))
+                self.guides[name]["weights"] = stand_in
         self.num_rows = sum(part.num_rows for part in data.values())
         self.exact = all(family.likelihood.exact for family in model.families.values())
         self.batch: dict[str, Rows] = {}
@@ -264,7 +240,7 @@ class VariationalProgram:
             with scope(prefix=name):
                 eta = self.guides[name]["prior"]()
                 self._theta[name] = self.guides[name]["likelihood"]()
-                prior, sites = family.prior, self.sites[name]
+                prior, sites = family.prior, self._factors(name, eta)
                 posterior = prior.condition(sites, eta)
                 law = prior(eta) if prior.closed_form else _unit(sites.b)
                 pyro.sample(
@@ -272,6 +248,14 @@ class VariationalProgram:
                     PosteriorGaussian(posterior, sites, law, conditional=prior.closed_form),
                 )
                 self._posterior[name] = posterior
+
+    def _factors(self, name: str, eta: Eta) -> TaskStatistics:
+        """What `condition` multiplies: the sites, and the prior where it has no closed form."""
+        if self.network.families[name].prior.closed_form:
+            return self.sites[name]
+        return self.guides[name]["weights"](
+            self.network.families[name].prior(eta), self.sites[name]
+        )
 
     def model(self) -> None:
         """`MultitaskModel.model`, its likelihood replaced by its expectation under the guide."""
@@ -347,7 +331,8 @@ class VariationalProgram:
             for name, family in self.network.families.items():
                 family.prior.set_eta(self.guides[name]["prior"].median())
                 family.likelihood.set_eta(self.guides[name]["likelihood"].median())
-                posterior = family.prior.condition(self.sites[name], family.prior.eta)
+                factors = self._factors(name, family.prior.eta)
+                posterior = family.prior.condition(factors, family.prior.eta)
                 family.prior.settle(self.sites[name], posterior)
                 family.set_posterior(posterior)
 

@@ -1,0 +1,93 @@
+r"""The parts of SVI's guide that gradients move."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..statistics import TaskStatistics
+
+if TYPE_CHECKING:
+    from ..hyperparameters import Eta, ProbabilisticModule
+
+# Standard deviation of q(η) in unconstrained space at the start.
+_INITIAL_SPREAD = 0.05
+
+
+class HyperGuide(nn.Module):
+    r"""$q(\eta)$: an independent Gaussian for each unconstrained hyperparameter of a module."""
+
+    def __init__(self, module: ProbabilisticModule) -> None:
+        super().__init__()
+        self.transforms = module.transforms
+        start = {name: self.transforms[name].inv(value) for name, value in module.eta.items()}
+        self.loc = nn.ParameterDict(start)
+        spread = math.log(_INITIAL_SPREAD)
+        self.log_scale = nn.ParameterDict(
+            {name: torch.full_like(value, spread) for name, value in start.items()}
+        )
+
+    def forward(self) -> Eta:
+        """Sample every site."""
+        eta = {}
+        for name, loc in self.loc.items():
+            base = dist.Normal(loc, self.log_scale[name].exp()).to_event(loc.ndim)
+            law = dist.TransformedDistribution(base, [self.transforms[name]])
+            eta[name] = pyro.sample(name, law)
+        return eta
+
+    def median(self) -> Eta:
+        """The centre of q, in the sites' own space."""
+        return {name: self.transforms[name](loc.detach()) for name, loc in self.loc.items()}
+
+
+class StandIn(nn.Module):
+    r"""A Gaussian in place of $p(W \mid \eta)$, its moments corrected for each weight.
+
+    $$w_{kod} \sim N\big(m + \delta s,\; (s e^\rho)^2\big)$$
+    with m and s the mean and standard deviation of $p(W \mid \eta)$, and $\delta$, $\rho$ learned.
+    It follows $\eta$, so that the scale of a prior does not collapse as under a guide that holds
+    weights and hyperparameters apart. Where the prior has no moments, m = 0 and $s^2$ is its
+    `scatter`.
+
+    Args:
+        scatter: (O, D) variance for want of moments.
+        num_vectors: M weight vectors, K unless the prior pools.
+    """
+
+    def __init__(self, scatter: Tensor, num_vectors: int) -> None:
+        super().__init__()
+        self.variance = scatter
+        self.shift = nn.Parameter(scatter.new_zeros(num_vectors, *scatter.shape))
+        self.log_ratio = nn.Parameter(scatter.new_zeros(num_vectors, *scatter.shape))
+
+    def forward(self, law: Distribution, sites: TaskStatistics) -> TaskStatistics:
+        r"""The sites times this Gaussian, as factors over a unit Gaussian.
+
+        Args:
+            law: $p(W \mid \eta)$, event shape (M, O, D).
+            sites: the likelihood's factors.
+        """
+        mean, variance = self._moments(law)
+        std = variance.sqrt()
+        precision = (-2 * self.log_ratio).exp() / variance
+        return TaskStatistics(
+            A=sites.A + torch.diag_embed(precision - 1),
+            b=sites.b + precision * (mean + self.shift * std),
+            c=sites.c,
+            rows=sites.rows,
+        )
+
+    def _moments(self, law: Distribution) -> tuple[Tensor, Tensor]:
+        try:
+            mean, variance = law.mean, law.variance
+        except NotImplementedError:
+            mean = variance = torch.full_like(self.shift, torch.nan)
+        usable = mean.isfinite() & variance.isfinite() & (variance > 0)
+        return torch.where(usable, mean, 0.0), torch.where(usable, variance, self.variance)
