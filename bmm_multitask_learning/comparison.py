@@ -1,0 +1,180 @@
+"""Several priors on the same rows: fitted, scored on held-out rows, and put in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from . import metrics
+from .data import TaskData
+from .engines import FitResult
+from .fitting import fit
+from .likelihoods import Likelihood, QuadraticLikelihood
+from .model import MultitaskModel
+from .prediction import Prediction
+from .priors import TaskPrior
+from .report import Column, Table
+
+COVERAGE = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A fitted model and what it predicts for the held-out rows.
+
+    Args:
+        name: what tables call it.
+        model: fitted on the train rows.
+        result: report of the fit.
+        prediction: for the test rows.
+    """
+
+    name: str
+    model: MultitaskModel
+    result: FitResult
+    prediction: Prediction
+
+
+def row_labels(data: TaskData) -> list[object]:
+    """The task label of each row, (N,)."""
+    return [data.tasks[k] for k in data.task.tolist()]
+
+
+def fit_candidates(
+    priors: Mapping[str, TaskPrior],
+    likelihood: Callable[[], Likelihood],
+    train: TaskData,
+    test: TaskData,
+    *,
+    seed: int,
+) -> Iterator[Candidate]:
+    """Fit one model a prior, one after the other.
+
+    Args:
+        priors: by the name that tables show.
+        likelihood: makes a fresh likelihood for each model.
+        train: rows to fit.
+        test: rows of the same tasks to predict.
+        seed: of every fit.
+
+    Example:
+        >>> from bmm_multitask_learning import Gaussian, PooledTasks, datasets
+        >>> data, truth = datasets.make_clusters(num_tasks=6, seed=0)
+        >>> train, test = data.split(seed=0)
+        >>> fitted = fit_candidates({"pooled": PooledTasks()}, Gaussian, train, test, seed=0)
+        >>> [candidate.name for candidate in fitted]
+        ['pooled']
+    """
+    labels = row_labels(test)
+    for name, prior in priors.items():
+        model = MultitaskModel(prior=prior, likelihood=likelihood())
+        result = fit(model, train, seed=seed, progress=False)
+        yield Candidate(name, model, result, model.predict(test.x, labels))
+
+
+def numeric_table(
+    candidates: list[Candidate],
+    train: TaskData,
+    test: TaskData,
+    *,
+    caption: str,
+    scale: float = 1.0,
+    unit: str = "",
+) -> Table:
+    """Error, explained variances, density, intervals and evidence of each candidate.
+
+    Args:
+        candidates: models of numeric targets.
+        train: the rows they were fitted on.
+        test: the held-out rows.
+        caption: of the table.
+        scale: what a unit of the fitted targets is in the user's units.
+        unit: name of the user's units.
+    """
+    columns = [
+        Column("model"),
+        Column("RMSE", ".3f", unit, best="lowest"),
+        Column("EV", ".3f", "global", best="highest"),
+        Column("EV", ".3f", "within", best="highest"),
+        Column("EV", ".3f", "task mean", best="highest"),
+        Column("log density", ".3f", "nats/row", best="highest"),
+        Column("coverage", ".1%", f"of {COVERAGE:.0%}", best=COVERAGE),
+        Column("width", ".2f", unit),
+        Column("evidence", ",.1f", "nats"),
+        Column("time", ".2f", "s"),
+    ]
+    rows = [
+        [each.name, *_numeric_scores(each, test, scale), _evidence(each, train, scale)]
+        + [each.result.seconds]
+        for each in candidates
+    ]
+    return Table(columns, rows, caption)
+
+
+def _numeric_scores(candidate: Candidate, test: TaskData, scale: float) -> list[float]:
+    y, prediction = test.y, candidate.prediction
+    interval = prediction.interval(COVERAGE)
+    lower, upper = interval[..., 0], interval[..., 1]
+    return [
+        scale * metrics.rmse(y, prediction.mean),
+        metrics.explained_variance(y, prediction.mean),
+        metrics.explained_variance(y, prediction.mean, test.task, "within"),
+        metrics.explained_variance(y, prediction.mean, test.task, "taskmean"),
+        metrics.mean_log_predictive_density(prediction.log_prob(y)) - float(np.log(scale)),
+        metrics.interval_coverage(y, lower, upper),
+        scale * metrics.interval_width(lower, upper),
+    ]
+
+
+def _evidence(candidate: Candidate, train: TaskData, scale: float) -> float | None:
+    """Log evidence of the train rows in the user's units; None where there is no closed form."""
+    if not isinstance(candidate.model.likelihood, QuadraticLikelihood):
+        return None
+    observed = int(train.observed.sum())
+    return candidate.model.log_evidence(train).value - observed * float(np.log(scale))
+
+
+def class_table(candidates: list[Candidate], test: TaskData, *, caption: str) -> Table:
+    """Accuracy, Brier score, density and calibration of each candidate.
+
+    Args:
+        candidates: models of classes.
+        test: the held-out rows.
+        caption: of the table.
+    """
+    columns = [
+        Column("model"),
+        Column("accuracy", ".1%", best="highest"),
+        Column("log density", ".3f", "nats/row", best="highest"),
+        Column("Brier", ".3f", best="lowest"),
+        Column("calibration error", ".3f", best="lowest"),
+        Column("time", ".2f", "s"),
+    ]
+    y = test.y.numpy()
+    rows = []
+    for each in candidates:
+        chance = class_probabilities(each.prediction)
+        seen = ~np.isnan(y)
+        right = chance.argmax(1)[seen] == y[seen]
+        target = chance[:, 1] if chance.shape[1] == 2 else chance
+        rows.append(
+            [
+                each.name,
+                float(right.mean()),
+                metrics.mean_log_predictive_density(each.prediction.log_prob(test.y)),
+                metrics.brier(y, target),
+                metrics.expected_calibration_error(y, target),
+                each.result.seconds,
+            ]
+        )
+    return Table(columns, rows, caption)
+
+
+def class_probabilities(prediction: Prediction) -> npt.NDArray[np.float64]:
+    """(N, O) probability of each class; two columns where the target is 0 or 1."""
+    chance = torch.as_tensor(prediction.mean).numpy()
+    return np.column_stack([1 - chance, chance]) if chance.ndim == 1 else chance
