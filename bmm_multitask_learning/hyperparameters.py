@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from typing import Any
 
 import pyro
 import torch
@@ -41,16 +42,20 @@ class ProbabilisticModule(nn.Module, ABC):
         """For each site of `hyperprior`, the map from unconstrained space to its support."""
         with torch.random.fork_rng(), pyro.validation_enabled(is_validate=False):
             trace = poutine.trace(self.hyperprior).get_trace()
-        return {n: biject_to(trace.nodes[n]["fn"].support) for n in trace.stochastic_nodes}
+        return {n: biject_to(_law(trace, n).support) for n in trace.stochastic_nodes}
 
     def log_hyperprior(self, eta: Eta) -> Tensor:
         r"""$\log p(\eta)$, a scalar."""
         with pyro.validation_enabled(is_validate=False):
             handler = poutine.condition(self.hyperprior, data=eta)
             trace = poutine.trace(handler).get_trace()
-        sites = (trace.nodes[name] for name in eta)
-        terms = [site["fn"].log_prob(site["value"]).sum() for site in sites]
+        terms = [_law(trace, name).log_prob(value).sum() for name, value in eta.items()]
         return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def _law(trace: poutine.Trace, site: str) -> Any:
+    """The distribution of a site."""
+    return trace.nodes[site]["fn"]
 
 
 def pack(values: Eta, transforms: dict[str, Transform]) -> Tensor:

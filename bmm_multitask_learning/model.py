@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Hashable, Mapping
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ class Family(nn.Module):
         prior: of the tasks' weights; `SharedGaussian()` by default.
         likelihood: of the targets; `Gaussian()` by default.
     """
+
+    prior: TaskPrior
+    likelihood: Likelihood
 
     def __init__(
         self, prior: TaskPrior | None = None, likelihood: Likelihood | None = None
@@ -140,8 +143,13 @@ class MultitaskModel(nn.Module):
         if not families:
             raise ValueError("families must hold at least one Family; got none.")
         self.backbone = nn.Identity() if backbone is None else backbone
-        self.families = nn.ModuleDict(dict(families))
+        self.family_modules = nn.ModuleDict(dict(families))
         self.dtype = dtype
+
+    @property
+    def families(self) -> dict[str, Family]:
+        """The families by name."""
+        return cast(dict[str, Family], dict(self.family_modules.items()))
 
     # ---- build --------------------------------------------------------------------------------
 

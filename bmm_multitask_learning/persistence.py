@@ -24,7 +24,7 @@ FORMAT = "bmm_multitask_learning"
 FORMAT_VERSION = 1
 CONFIG, TENSORS = "config.json", "model.safetensors"
 
-_CLASSES = (
+_CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(IndependentTasks, PooledTasks, SharedGaussian, TaskClustering),
     *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
 )

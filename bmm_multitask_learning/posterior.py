@@ -88,9 +88,9 @@ class WeightPosterior:
             # components that share a centre are draws of one joint posterior: one choice for all
             component = component[:, :1].expand(-1, K)
         task = torch.arange(K, device=component.device)
-        options = {"dtype": self.means.dtype, "device": self.means.device, "generator": generator}
-        own = torch.randn(num_samples, K, O, R, 1, **options)
-        shared = torch.randn(num_samples, 1, O, self.commons.shape[-1], 1, **options)
+        own = self.means.new_empty(num_samples, K, O, R, 1).normal_(generator=generator)
+        shared = self.means.new_empty(num_samples, 1, O, self.commons.shape[-1], 1)
+        shared = shared.normal_(generator=generator)
         draws = torch.empty(num_samples, K, O, D, dtype=own.dtype, device=own.device)
         step = max(1, 2**23 // (K * O * D * R))
         for at in (slice(i, i + step) for i in range(0, num_samples, step)):
@@ -156,6 +156,12 @@ class WeightPosterior:
             spread = (x[:, None, None] @ root[task]).square().sum(-1)  # (m, C, O, B)
             variance = variance.index_copy(0, row, spread.movedim(-1, 1)[valid])
         return mean, variance
+
+    def centre(self) -> tuple[Tensor, Tensor]:
+        """Mean (C, O, D) and root (C, O, D, S) of the law of the centre that the tasks share."""
+        if self.centre_mean is None or self.centre_root is None:
+            raise RuntimeError("this posterior's tasks share no centre.")
+        return self.centre_mean, self.centre_root
 
     def select(self, task: Tensor | slice) -> WeightPosterior:
         """The posterior of some tasks."""

@@ -2,8 +2,8 @@ r"""The likelihood as seen by q(W): a Gaussian factor for each task, moved by na
 
 $q(W \mid \eta) \propto p(W \mid \eta) \prod_k t_k(w_k)$ with $t_k$ a Gaussian factor. For a
 Gaussian likelihood the optimal factor is the likelihood itself, so that q is the exact posterior
-at every $\eta$; for others it is the best Gaussian factor. Because W is conditioned on $\eta$ rather than
-assumed independent of it, hyperparameters do not collapse as under a mean-field guide.
+at every $\eta$; for others it is the best Gaussian factor. Because W is conditioned on $\eta$
+rather than assumed independent of it, hyperparameters do not collapse as under a mean-field guide.
 
 References:
     Khan and Lin, Conjugate-computation variational inference (2017), eq. 6.

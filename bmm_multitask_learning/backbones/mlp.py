@@ -61,14 +61,15 @@ class MLP(nn.Module):
         self.activation = activation
         self.constant = constant
         self.seed = seed
-        layers: list[nn.Module] = []
-        for width_in, width_out in zip((in_features, *hidden[:-1]), hidden, strict=True):
-            layers += [nn.utils.skip_init(nn.Linear, width_in, width_out, dtype=dtype)]
-            layers += [_ACTIVATIONS[activation]()]
+        widths = zip((in_features, *hidden[:-1]), hidden, strict=True)
+        linear = [
+            nn.Linear(a, b, dtype=dtype, device="meta").to_empty(device="cpu") for a, b in widths
+        ]
+        layers = [module for layer in linear for module in (layer, _ACTIVATIONS[activation]())]
         self.layers = nn.Sequential(*layers)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for layer in self.layers[::2]:
+            for layer in linear:
                 bound = 1 / math.sqrt(layer.in_features)
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)

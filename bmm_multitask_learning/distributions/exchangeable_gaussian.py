@@ -9,6 +9,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.types import _size
 
 NO_SAMPLES = torch.Size()
 
@@ -58,7 +59,7 @@ class ExchangeableGaussian(TorchDistribution):
     def mean(self) -> Tensor:
         return self.centre_variance.new_zeros(self.batch_shape + self.event_shape)
 
-    def rsample(self, sample_shape: torch.Size = NO_SAMPLES) -> Tensor:
+    def rsample(self, sample_shape: _size = NO_SAMPLES) -> Tensor:
         shape = self._extended_shape(sample_shape)
         noise = torch.randn(shape, dtype=self.scale_tril.dtype, device=self.scale_tril.device)
         centre = torch.randn_like(noise[..., :1, :, :]) * self.centre_variance.sqrt().unsqueeze(-3)

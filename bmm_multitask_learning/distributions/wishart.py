@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import Transform
+from torch.types import _size
 
 from .exchangeable_gaussian import NO_SAMPLES
 
@@ -75,7 +76,7 @@ class LogCholeskyTransform(Transform):
         return (x[..., row == column] * power).sum(-1) + size * math.log(2.0)
 
 
-@biject_to.register(_PositiveDefiniteMatrix)
+@biject_to.register(_PositiveDefiniteMatrix)  # type: ignore[untyped-decorator]
 def _log_cholesky(constraint: _PositiveDefiniteMatrix) -> LogCholeskyTransform:
     return LogCholeskyTransform()
 
@@ -115,7 +116,7 @@ class Wishart(TorchDistribution):
         self.scatter = scatter.expand(*batch, size)
         super().__init__(batch, torch.Size((size, size)), validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: Wishart | None = None) -> Wishart:
+    def expand(self, batch_shape: _size, _instance: Any = None) -> Wishart:
         shape = torch.Size(batch_shape)
         return Wishart(self.df.expand(shape), self.scatter.expand(*shape, -1), validate_args=False)
 
@@ -123,7 +124,7 @@ class Wishart(TorchDistribution):
     def mean(self) -> Tensor:
         return torch.diag_embed(self.df[..., None] / self.scatter)
 
-    def rsample(self, sample_shape: torch.Size = NO_SAMPLES) -> Tensor:
+    def rsample(self, sample_shape: _size = NO_SAMPLES) -> Tensor:
         shape = self._extended_shape(sample_shape)
         size = shape[-1]
         # Bartlett: Λ = Ψ^{-1/2} T Tᵀ Ψ^{-1/2},  T_ii² ~ χ²(ν − i + 1),  T_ij ~ N(0, 1)

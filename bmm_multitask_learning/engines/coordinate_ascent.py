@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
 from tqdm.auto import tqdm
 
 from ..data import TaskData
-from ..hyperparameters import pack, unpack
+from ..hyperparameters import ProbabilisticModule, pack, unpack
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
+from ..statistics import TaskStatistics
 from .result import FitResult
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class CoordinateAscent:
     ) -> FitResult:
         """Fit a built model in place."""
         for name in model.families:
-            _check_closed_form(model[name])
+            quadratic(model[name])
         if any(p.requires_grad for p in model.backbone.parameters()):
             return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():
@@ -83,23 +85,21 @@ class CoordinateAscent:
         self, family: Family, rows: Rows, generator: torch.Generator, *, progress: bool
     ) -> FitResult:
         """Fit one family on fixed features, from every start that its prior asks for."""
-        summary = family.likelihood.summarise(rows)
         family.likelihood.initialise(rows)
-        first_theta = family.likelihood.eta
-        best: tuple[float, Ascent, list[float], bool] | None = None
+        ascent = Ascent(family, rows)
+        start = ascent.snapshot()
         scores: list[float] = []
         with tqdm(disable=not progress, desc="closed form", unit="it") as bar:
             while family.prior.more_starts(scores):
-                family.likelihood.set_eta(first_theta)
-                ascent = Ascent(family, summary)
+                ascent.restore(start)
                 family.prior.initialise(ascent.statistics(), generator, len(scores))
                 history, converged = self._climb(ascent, bar)
                 scores.append(history[-1] - family.prior.complexity())
-                if best is None or scores[-1] > best[0]:
-                    best = (scores[-1], ascent.snapshot(), history, converged)
-        _, ascent, history, converged = best
-        ascent.restore()
+                if scores[-1] == max(scores):
+                    best, report = ascent.snapshot(), (history, converged)
+        ascent.restore(best)
         ascent.settle()
+        history, converged = report
         return FitResult(history[-1], converged, tuple(history), "CoordinateAscent")
 
     def _climb(self, ascent: Ascent, bar: tqdm) -> tuple[list[float], bool]:
@@ -127,7 +127,7 @@ class CoordinateAscent:
                 family = model[name]
                 rows = model.rows(name, part)
                 family.likelihood.initialise(rows)
-                ascents[name] = Ascent(family, family.likelihood.summarise(rows))
+                ascents[name] = Ascent(family, rows)
                 family.prior.initialise(ascents[name].statistics(), generator, 0)
         with torch.no_grad():
             history = [sum(ascent.step() for ascent in ascents.values())]
@@ -148,35 +148,35 @@ class CoordinateAscent:
 class Ascent:
     """The state of one family's fit: hyperparameters in its modules, local parameters here."""
 
-    def __init__(self, family: Family, summary: object) -> None:
+    def __init__(self, family: Family, rows: Rows) -> None:
         self.family = family
-        self.summary = summary
+        self.prior = family.prior
+        self.likelihood = quadratic(family)
+        self.summary = self.likelihood.summarise(rows)
 
-    def statistics(self) -> object:
+    def statistics(self) -> TaskStatistics:
         """The factors of the prior's weight vectors at the present state."""
-        likelihood = self.family.likelihood
-        return self.family.prior.reduce(likelihood.statistics(self.summary, likelihood.eta))
+        return self.prior.reduce(self.likelihood.statistics(self.summary, self.likelihood.eta))
 
     def posterior(self) -> WeightPosterior:
         """q(W) at the present state."""
-        return self.family.prior.condition(self.statistics(), self.family.prior.eta)
+        return self.prior.condition(self.statistics(), self.prior.eta)
+
+    def refresh(self, rows: Rows) -> None:
+        """The same rows with other features."""
+        self.summary = self.likelihood.refresh(self.summary, rows)
 
     def bound(self, posterior: WeightPosterior) -> Tensor:
         r"""$\log p(D, \eta)$, or its bound, at the state that gave `posterior`."""
-        prior, likelihood = self.family.prior, self.family.likelihood
-        return (
-            posterior.log_normaliser
-            + prior.log_hyperprior(prior.eta)
-            + likelihood.log_hyperprior(likelihood.eta)
-        )
+        hyperprior = [module.log_hyperprior(module.eta) for module in self._modules()]
+        return posterior.log_normaliser + sum(hyperprior)
 
     def step(self) -> float:
         """One EM step; returns the bound before it."""
-        prior, likelihood = self.family.prior, self.family.likelihood
         posterior = self.posterior()
         bound = float(self.bound(posterior))
-        prior.update(posterior)
-        self.summary = likelihood.update(self.summary, prior.expand(posterior))
+        self.prior.update(posterior)
+        self.summary = self.likelihood.update(self.summary, self.prior.expand(posterior))
         return bound
 
     def cycle(self, before: float) -> list[float]:
@@ -195,12 +195,12 @@ class Ascent:
         try:
             self.move_to(x0 + 2 * length * r + length.square() * v)
             bound = self.step()
-        except (torch.linalg.LinAlgError, ValueError):
+        except (LinAlgError, ValueError):
             # a step so far that a covariance is no longer one, in floating point
             bound = float("-inf")
         if bound >= reached[-1]:
             return [*reached, bound]
-        plain.restore()
+        self.restore(plain)
         return reached
 
     def vector(self) -> Tensor:
@@ -211,31 +211,53 @@ class Ascent:
     def move_to(self, vector: Tensor) -> None:
         """The inverse of `vector`."""
         for module in self._modules():
-            size = sum(pack({n: v}, module.transforms).numel() for n, v in module.eta.items())
+            size = pack(module.eta, module.transforms).numel() if module.transforms else 0
             module.set_eta(unpack(vector[:size], module.eta, module.transforms))
             vector = vector[size:]
 
-    def snapshot(self) -> Ascent:
-        """A copy of the state, to `restore` later."""
-        copy = Ascent(self.family, self.summary)
-        copy.saved = [dict(module.named_buffers()) for module in self._modules()]
-        return copy
+    def snapshot(self) -> Snapshot:
+        """The present state, to `restore` later."""
+        buffers = tuple(dict(module.named_buffers()) for module in self._modules())
+        return Snapshot(self.summary, buffers)
 
-    def restore(self) -> None:
-        """Make a snapshot the state of the family again."""
-        for module, buffers in zip(self._modules(), self.saved, strict=True):
+    def restore(self, snapshot: Snapshot) -> None:
+        """Make a snapshot the state again."""
+        self.summary = snapshot.summary
+        for module, buffers in zip(self._modules(), snapshot.buffers, strict=True):
             for name, value in buffers.items():
                 module.register_buffer(name, value)
 
     def settle(self) -> None:
         """Keep the posterior and the read-outs of the present state."""
         statistics = self.statistics()
-        posterior = self.family.prior.condition(statistics, self.family.prior.eta)
-        self.family.prior.settle(statistics, posterior)
+        posterior = self.prior.condition(statistics, self.prior.eta)
+        self.prior.settle(statistics, posterior)
         self.family.set_posterior(posterior)
 
-    def _modules(self) -> tuple[nn.Module, nn.Module]:
-        return self.family.prior, self.family.likelihood
+    def _modules(self) -> tuple[ProbabilisticModule, ProbabilisticModule]:
+        return self.prior, self.likelihood
+
+
+class Snapshot(NamedTuple):
+    """Local parameters, and the buffers of prior and likelihood."""
+
+    summary: Any
+    buffers: tuple[dict[str, Tensor], ...]
+
+
+def quadratic(family: Family) -> QuadraticLikelihood[Any]:
+    """The likelihood of a family with a closed form; a TypeError says what to use otherwise."""
+    if not isinstance(family.likelihood, QuadraticLikelihood):
+        raise TypeError(
+            f"CoordinateAscent has no closed form for {type(family.likelihood).__name__}; use "
+            "engine=SVI(), or a Gaussian, Bernoulli or Categorical likelihood."
+        )
+    if not family.prior.closed_form:
+        raise TypeError(
+            f"{type(family.prior).__name__} has a generative half only; use engine=SVI() "
+            "or NUTS()."
+        )
+    return family.likelihood
 
 
 def _train_backbone(
@@ -251,35 +273,20 @@ def _train_backbone(
         total = torch.zeros((), dtype=model.dtype, device=model.device)
         for name, ascent in ascents.items():
             rows = model.rows(name, data[name])
-            ascent.summary = ascent.family.likelihood.refresh(ascent.summary, rows)
+            ascent.refresh(rows)
             total = total - ascent.posterior().log_normaliser / scale
         total.backward()
-        return total
+        return total.detach()
 
     before = [p.detach().clone() for p in parameters]
     first = float(optimiser.step(loss))
-    if not float(loss().detach()) <= first:
+    if not float(loss()) <= first:
         with torch.no_grad():
             for parameter, value in zip(parameters, before, strict=True):
                 parameter.copy_(value)
     with torch.no_grad():
         for name, ascent in ascents.items():
-            ascent.summary = ascent.family.likelihood.refresh(
-                ascent.summary, model.rows(name, data[name])
-            )
-
-
-def _check_closed_form(family: Family) -> None:
-    if not isinstance(family.likelihood, QuadraticLikelihood):
-        raise TypeError(
-            f"CoordinateAscent has no closed form for {type(family.likelihood).__name__}; use "
-            "engine=SVI(), or a Gaussian, Bernoulli or Categorical likelihood."
-        )
-    if not family.prior.closed_form:
-        raise TypeError(
-            f"{type(family.prior).__name__} has a generative half only; use engine=SVI() "
-            "or NUTS()."
-        )
+            ascent.refresh(model.rows(name, data[name]))
 
 
 def _combine(results: list[FitResult]) -> FitResult:

@@ -27,6 +27,7 @@ from ..data import TaskData
 from ..likelihoods import Rows
 from ..posterior import WeightPosterior
 from ..statistics import TaskStatistics
+from .coordinate_ascent import quadratic
 from .program import family_program
 from .result import FitResult
 from .start import start_sites
@@ -113,14 +114,15 @@ def _start(family: Family, name: str, rows: Rows, generator: torch.Generator) ->
 
 def _collapsed(family: Family, name: str, rows: Rows) -> Callable[[], None]:
     r"""$p(\eta, \theta) \int p(D \mid W, \theta)\, p(W \mid \eta)\, dW$ as a Pyro program."""
+    likelihood = quadratic(family)
     with torch.no_grad():
-        summary = family.likelihood.summarise(rows)
+        summary = likelihood.summarise(rows)
 
     def program() -> None:
         with scope(prefix=name):
             eta = family.prior.hyperprior()
-            theta = family.likelihood.hyperprior()
-            statistics = family.prior.reduce(family.likelihood.statistics(summary, theta))
+            theta = likelihood.hyperprior()
+            statistics = family.prior.reduce(likelihood.statistics(summary, theta))
             pyro.factor("targets", family.prior.condition(statistics, eta).log_normaliser)
 
     return program
@@ -142,19 +144,20 @@ def _publish(family: Family, rows: Rows, draws: Eta) -> float:
     theta = {site: draws[site] for site in likelihood.transforms}
     prior.set_eta(_centre(eta, prior.transforms))
     likelihood.set_eta(_centre(theta, likelihood.transforms))
-    summary = likelihood.summarise(rows) if "weights" not in draws else None
+    if "weights" in draws:
+        factors = torch.func.vmap(lambda W: vars(_known_weights(W, prior.scatter)))(
+            draws["weights"]
+        )
+    else:
+        exact = quadratic(family)
+        summary = exact.summarise(rows)
+        factors = torch.func.vmap(lambda one: vars(exact.statistics(summary, one)))(theta)
 
-    def posterior_given(one: dict[str, Eta]) -> dict[str, Tensor]:
-        if summary is None:
-            statistics = _known_weights(one["weights"]["weights"], prior.scatter)
-        else:
-            statistics = prior.reduce(likelihood.statistics(summary, one["theta"]))
-        posterior = prior.condition(statistics, one["eta"])
+    def posterior_given(factor: dict[str, Tensor], one: Eta) -> dict[str, Tensor]:
+        posterior = prior.condition(prior.reduce(TaskStatistics(**factor)), one)
         return {n: v for n, v in vars(posterior).items() if v is not None}
 
-    weights = {"weights": draws["weights"]} if summary is None else {}
-    batch = {"eta": eta, "theta": theta, "weights": weights}
-    stacked = torch.func.vmap(posterior_given)(batch)
+    stacked = torch.func.vmap(posterior_given)(factors, eta)
     family.set_posterior(_as_mixture(stacked))
     family.set_draws(eta)
     return float(stacked["log_normaliser"].mean())

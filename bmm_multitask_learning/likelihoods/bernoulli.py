@@ -37,7 +37,7 @@ def logistic_constant(xi: Tensor) -> Tensor:
 
 
 @final
-class Bernoulli(QuadraticLikelihood):
+class Bernoulli(QuadraticLikelihood[TiltedRows]):
     r"""$p(y_n = 1) = \sigma(f_n)$, the logistic function; several targets are independent labels.
 
     The closed-form engine uses, with $\omega = E[PG(1, \xi)]$ and $\xi_n^2 = E[f_n^2]$,

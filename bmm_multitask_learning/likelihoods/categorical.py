@@ -32,7 +32,7 @@ class TiltedClasses:
 
 
 @final
-class Categorical(QuadraticLikelihood):
+class Categorical(QuadraticLikelihood[TiltedClasses]):
     r"""$p(y_n = c) \propto e^{f_{nc}}$, one latent and one weight vector a class.
 
     The closed-form engine uses Bouchard's bound with the Pólya-Gamma bound of each term,

@@ -34,7 +34,7 @@ class Moments:
 
 
 @final
-class Gaussian(QuadraticLikelihood):
+class Gaussian(QuadraticLikelihood[Moments]):
     r"""$y_n \sim N(f_n, \sigma^2)$ with $\sigma^2$ inferred.
 
     Shared noise: $1/\sigma^2 \sim \mathrm{Gamma}(3/2, \psi/2)$ with $\psi$ a thousandth of the
@@ -51,6 +51,10 @@ class Gaussian(QuadraticLikelihood):
         >>> Gaussian(noise="task").noise
         'task'
     """
+
+    noise_scatter: Tensor
+    noise_level: Tensor
+    noise_precision: Tensor
 
     exact = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -56,6 +57,8 @@ class Likelihood(ProbabilisticModule):
 
     `QuadraticLikelihood` adds what the closed-form engine needs.
     """
+
+    sizes: Sizes
 
     classes: bool = False
     """Whether targets are classes, so that predictions are probabilities."""
@@ -135,23 +138,26 @@ class Likelihood(ProbabilisticModule):
         return log_weights.flatten(1), self.conditional(f.flatten(1, 2), task, self.eta)
 
 
-class QuadraticLikelihood(Likelihood):
+Summary = TypeVar("Summary")
+
+
+class QuadraticLikelihood(Likelihood, Generic[Summary]):
     """A likelihood that is a Gaussian factor of the latents, exactly or by a lower bound."""
 
     @abstractmethod
-    def summarise(self, rows: Rows) -> object:
+    def summarise(self, rows: Rows) -> Summary:
         """What later calls need of the rows."""
 
     @abstractmethod
-    def refresh(self, summary: object, rows: Rows) -> object:
+    def refresh(self, summary: Summary, rows: Rows) -> Summary:
         """The summary of the same rows with other features; local parameters stay."""
 
     @abstractmethod
-    def statistics(self, summary: object, theta: Eta) -> TaskStatistics:
+    def statistics(self, summary: Summary, theta: Eta) -> TaskStatistics:
         r"""The factor of each task at hyperparameters $\theta$ and the local parameters."""
 
     @abstractmethod
-    def update(self, summary: object, posterior: WeightPosterior) -> object:
+    def update(self, summary: Summary, posterior: WeightPosterior) -> Summary:
         """Move hyperparameters and local parameters so that the bound does not fall.
 
         Returns:

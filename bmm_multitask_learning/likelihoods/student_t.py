@@ -28,6 +28,9 @@ class StudentT(Likelihood):
         ValueError: for `df` of 2 or less.
     """
 
+    noise_scatter: Tensor
+    noise_precision: Tensor
+
     def __init__(self, df: float = 4.0) -> None:
         super().__init__()
         if not df > 2:

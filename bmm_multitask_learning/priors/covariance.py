@@ -6,6 +6,7 @@ from typing import Protocol, final
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from ..distributions import Wishart
@@ -13,22 +14,25 @@ from ..gaussian import DenseScale, DiagonalScale, Scale
 
 
 class Covariance(Protocol):
-    r"""A covariance $\Sigma$, held as its precision, with a prior worth one task of scatter $\Psi$."""
+    r"""A covariance $\Sigma$ held as its precision; its prior is worth one draw of $\Psi$."""
 
     def reference(self, scatter: Tensor) -> Tensor:
         r"""$\Psi$ (O, D) in this form, from the scatter that gives every feature unit signal."""
 
-    def prior(self, scatter: Tensor) -> dist.Distribution:
+    def prior(self, scatter: Tensor) -> TorchDistribution:
         r"""$p(\Lambda)$ with $E[\Sigma] = \Psi$; batch shape (O,) in full and isotropic form."""
 
     def scale(self, precision: Tensor, num_features: int) -> Scale:
         r"""A square root of $\Sigma = \Lambda^{-1}$."""
 
     def outer(self, root: Tensor) -> Tensor:
-        r"""$\sum \text{root}\,\text{root}^\top$ over the first axis, as far as this form needs it."""
+        r"""$\sum \text{root}\,\text{root}^\top$ over the first axis, as far as needed."""
 
     def mode(self, outer: Tensor, count: Tensor, scatter: Tensor) -> Tensor:
-        r"""$\hat\Lambda$ with $\hat\Sigma = (\Psi + S) / (1 + \text{count})$, S from `outer`."""
+        r"""Mode of $\Lambda$ given S from `outer`: $\hat\Sigma = (\Psi + S) / (1 + \text{count})$.
+
+        In isotropic form $\hat\sigma^2 = (\Psi + \mathrm{tr}S) / (1 + D\,\text{count})$.
+        """
 
 
 @final
@@ -38,7 +42,7 @@ class FullCovariance:
     def reference(self, scatter: Tensor) -> Tensor:
         return scatter
 
-    def prior(self, scatter: Tensor) -> dist.Distribution:
+    def prior(self, scatter: Tensor) -> TorchDistribution:
         df = scatter.new_full(scatter.shape[:-1], scatter.shape[-1] + 2.0)
         return Wishart(df, scatter)
 
@@ -67,7 +71,7 @@ class DiagonalCovariance:
     def reference(self, scatter: Tensor) -> Tensor:
         return scatter
 
-    def prior(self, scatter: Tensor) -> dist.Distribution:
+    def prior(self, scatter: Tensor) -> TorchDistribution:
         return dist.Gamma(torch.full_like(scatter, 1.5), 0.5 * scatter).to_event(1)
 
     def scale(self, precision: Tensor, num_features: int) -> Scale:
@@ -82,16 +86,19 @@ class DiagonalCovariance:
 
 @final
 class IsotropicCovariance:
-    r"""$\Sigma = \lambda^{-1} I$ with $\lambda \sim \mathrm{Gamma}(1 + D/2, \mathrm{tr}\Psi / 2)$."""
+    r"""$\Sigma = \lambda^{-1} I$ with $\lambda \sim \mathrm{Gamma}(3/2, \Psi / 2)$.
+
+    Worth one weight, not one task of D: with many features the latter would outweigh the data.
+    """
 
     def reference(self, scatter: Tensor) -> Tensor:
         # the same signal in all as Ψ_d gives: 1 / Σ_d Ā_dd, and Ψ_d = 1 / (D Ā_dd)
         size = scatter.shape[-1]
         return (1 / (1 / (size * scatter)).sum(-1, keepdim=True)).expand_as(scatter)
 
-    def prior(self, scatter: Tensor) -> dist.Distribution:
-        half = 0.5 * scatter.sum(-1)
-        return dist.Gamma(torch.full_like(half, 1 + 0.5 * scatter.shape[-1]), half)
+    def prior(self, scatter: Tensor) -> TorchDistribution:
+        half = 0.5 * scatter[..., 0]
+        return dist.Gamma(torch.full_like(half, 1.5), half)
 
     def scale(self, precision: Tensor, num_features: int) -> Scale:
         return DiagonalScale(precision.rsqrt()[..., None].expand(*precision.shape, num_features))
@@ -100,8 +107,7 @@ class IsotropicCovariance:
         return root.square().sum((0, -1))
 
     def mode(self, outer: Tensor, count: Tensor, scatter: Tensor) -> Tensor:
-        size = scatter.shape[-1]
-        return size * (1 + count) / (scatter + outer).sum(-1)
+        return (1 + scatter.shape[-1] * count) / (scatter[..., 0] + outer.sum(-1))
 
 
 FORMS: dict[str, Covariance] = {

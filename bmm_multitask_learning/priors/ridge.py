@@ -1,6 +1,6 @@
 r"""The two ends between which every other prior lies: tasks alone, and tasks as one.
 
-$$1/\tau_k^2 \sim \mathrm{Gamma}(1 + \tfrac D2, \tfrac12 \mathrm{tr}\Psi), \qquad
+$$1/\tau_k^2 \sim \mathrm{Gamma}(\tfrac32, \tfrac12 \Psi), \qquad
   w_k \sim N(0, \tau_k^2 I)$$
 
 The penalty of a ridge regression (for `Gaussian` noise) is inferred by the evidence of its rows.
@@ -19,6 +19,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta
@@ -32,6 +33,8 @@ _FORM = IsotropicCovariance()
 
 class RidgePrior(TaskPrior):
     """M weight vectors, each with a scale of its own; which tasks use which is left open."""
+
+    precision: Tensor
 
     @property
     @abstractmethod
@@ -48,7 +51,7 @@ class RidgePrior(TaskPrior):
     def _std(self, precision: Tensor) -> Tensor:
         return precision.rsqrt()[..., None].expand(*precision.shape, self.sizes.num_features)
 
-    def forward(self, eta: Eta) -> dist.Distribution:
+    def forward(self, eta: Eta) -> Distribution:
         std = self._std(eta["precision"])
         return dist.Normal(torch.zeros_like(std), std).to_event(3)
 
@@ -67,15 +70,15 @@ class RidgePrior(TaskPrior):
         )
 
     def update(self, posterior: WeightPosterior) -> None:
-        # τ_k² = ( tr Ψ + E‖w_k‖² ) / ( 2 D )
+        # τ_k² = ( Ψ + E‖w_k‖² ) / ( 1 + D )
         square = posterior.means[:, 0].square() + posterior.component_variance()[:, 0]
-        outer = self.scatter.sum(-1) + square.sum(-1)
-        self.set_eta({"precision": 2 * square.shape[-1] / outer})
+        scale = self.scatter[:, 0] + square.sum(-1)
+        self.set_eta({"precision": (1 + square.shape[-1]) / scale})
 
 
 @final
 class IndependentTasks(RidgePrior):
-    r"""Each task by itself: $w_k \sim N(0, \tau_k^2 I)$, each $\tau_k$ inferred by its own evidence.
+    r"""Each task by itself: $w_k \sim N(0, \tau_k^2 I)$, $\tau_k$ inferred by its evidence.
 
     The reference that a multi-task prior must not fall below. A task outside the fit has weights
     from $N(0, \tau^2 I)$ with the mean of the precisions.
@@ -134,7 +137,7 @@ class PooledTasks(RidgePrior):
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
-        mean, root = posterior.centre_mean, posterior.centre_root  # (C, O, D), (C, O, D, D)
+        mean, root = posterior.centre()
         return WeightPosterior(
             log_weights=mean.new_zeros(num_tasks, len(mean)).log_softmax(-1),
             means=mean.expand(num_tasks, *mean.shape),

@@ -57,6 +57,9 @@ class SharedGaussian(TaskPrior):
         Bakker and Heskes, Task clustering and gating for Bayesian multitask learning (2003).
     """
 
+    centre_precision: Tensor
+    precision: Tensor
+
     def __init__(self, covariance: Literal["full", "diagonal", "isotropic"] = "full") -> None:
         super().__init__()
         self.covariance = covariance
@@ -131,13 +134,11 @@ class SharedGaussian(TaskPrior):
         )
 
     def update(self, posterior: WeightPosterior) -> None:
-        centre, root = posterior.centre_mean[0], posterior.centre_root[0]
+        centre, root = (part[0] for part in posterior.centre())
         # Σ = ( Ψ + Σ_k E[(w_k − m)(w_k − m)ᵀ] ) / (K + 1)
         deviation = (posterior.means[:, 0] - centre)[..., None]
-        outer = sum(
-            self.form.outer(part)
-            for part in (posterior.roots[:, 0], posterior.commons[:, 0] - root, deviation)
-        )
+        parts = (posterior.roots[:, 0], posterior.commons[:, 0] - root, deviation)
+        outer = torch.stack([self.form.outer(part) for part in parts]).sum(0)
         count = centre.new_full(centre.shape[:1], float(len(deviation)))
         # s² = ( 1 + Σ_d E[m_d²] / Ψ_d ) / (D + 1)
         square = (centre.square() + root.square().sum(-1)) / self.scatter
@@ -153,15 +154,15 @@ class SharedGaussian(TaskPrior):
     ) -> WeightPosterior:
         # w_new = m + u,  m ~ q(m),  u ~ N(0, Σ)
         root = self.form.scale(eta["precision"], self.sizes.num_features).root
-        root = root.expand(posterior.centre_root.shape[0], *root.shape[-3:])
-        mean = posterior.centre_mean
+        mean, centre_root = posterior.centre()
+        root = root.expand(len(mean), *root.shape[-3:])
         shape = (num_tasks, *mean.shape)
         uniform = mean.new_zeros(num_tasks, len(mean)).log_softmax(-1)
         return WeightPosterior(
             log_weights=uniform,
             means=mean.expand(shape),
             roots=root.expand(*shape, -1),
-            commons=posterior.centre_root.expand(*shape, -1),
+            commons=centre_root.expand(*shape, -1),
             log_normaliser=mean.new_zeros(()),
         )
 

@@ -27,6 +27,7 @@ import pyro.distributions as dist
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..gaussian import DiagonalScale, Scale
 from ..hyperparameters import Eta
@@ -73,6 +74,13 @@ class TaskClustering(TaskPrior):
     References:
         Bakker and Heskes (2003), section 2.
     """
+
+    design: Tensor
+    centre: Tensor
+    precision: Tensor
+    proportion: Tensor
+    gate: Tensor
+    responsibilities: Tensor
 
     def __init__(
         self,
@@ -152,7 +160,7 @@ class TaskClustering(TaskPrior):
             eta["proportion"] = pyro.sample("proportion", law)
         return eta
 
-    def forward(self, eta: Eta) -> dist.Distribution:
+    def forward(self, eta: Eta) -> Distribution:
         loc = self._loc(eta, self.design)
         root = self._scale(eta).root
         component = dist.MultivariateNormal(loc, scale_tril=root.expand(*loc.shape, -1))
@@ -234,7 +242,7 @@ class TaskClustering(TaskPrior):
 
     def update(self, posterior: WeightPosterior) -> None:
         r = posterior.log_weights.exp()  # (K, C)
-        eta = {"centre": self._centres(posterior, r)}
+        eta: Eta = {"centre": self._centres(posterior, r)}
         deviation = posterior.means - self._loc(eta, self.design)
         # Σ_c = ( Ψ + Σ_k r_kc [ C_kc + (Â_kc − m_c)(Â_kc − m_c)ᵀ ] ) / ( 1 + Σ_k r_kc )
         half = r.sqrt()[..., None, None, None]

@@ -24,6 +24,11 @@ class TaskPrior(ProbabilisticModule):
     hyperparameters. Methods stand in the same order in every prior.
     """
 
+    sizes: Sizes
+    scatter: Tensor
+    information: Tensor
+    task_features: Tensor | None
+
     closed_form: bool = True
     """Whether `condition` integrates the weights out; False for a generative half alone."""
 
@@ -80,10 +85,8 @@ class TaskPrior(ProbabilisticModule):
         each task: what `SVI` fits for a prior with a generative half only.
         """
         loc = torch.zeros_like(statistics.b)
-        unit = DiagonalScale(torch.ones_like(loc))
-        return mixture_posterior(
-            statistics, loc.new_zeros(len(loc), 1), loc[:, None], unit[:, None]
-        )
+        unit = DiagonalScale(torch.ones_like(loc)[:, None])
+        return mixture_posterior(statistics, loc.new_zeros(len(loc), 1), loc[:, None], unit)
 
     def update(self, posterior: WeightPosterior) -> None:
         r"""Move $\eta$ so that $\log p(D, \eta)$ does not fall (an M-step)."""
