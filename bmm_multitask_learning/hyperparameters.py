@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import torch
@@ -21,6 +22,40 @@ class ProbabilisticModule(nn.Module, ABC):
 
     A subclass registers a buffer for every site that `hyperprior` samples, under the site's name.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002  # scikit-learn's
+        """The constructor's arguments, as scikit-learn's `clone` and `GridSearchCV` ask for them.
+
+        Args:
+            deep: without effect; no argument has parameters of its own.
+        """
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return {name: getattr(self, name) for name in named}
+
+    def set_params(self, **params: Any) -> Self:
+        """Construct anew with some arguments changed; fitted values are dropped.
+
+        Raises:
+            ValueError: for a name that is no argument of the constructor, or a value it refuses.
+        """
+        known = self.get_params()
+        unknown = sorted(set(params) - set(known))
+        if unknown:
+            raise ValueError(
+                f"{type(self).__name__} has no parameter {unknown[0]!r}; it has {sorted(known)}."
+            )
+        fresh = type(self)(**{**known, **params})
+        self.__dict__.clear()  # nothing derived from the old arguments stays, cached or registered
+        self.__dict__.update(fresh.__dict__)
+        return self
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments, for `repr`."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
 
     @abstractmethod
     def hyperprior(self) -> Eta:

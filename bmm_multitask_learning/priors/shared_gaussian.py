@@ -172,7 +172,8 @@ class SharedGaussian(TaskPrior):
         All tasks borrow from one centre, in which task k weighs by its `information`: the rows
         differ only in that no task borrows from itself.
         """
-        shares = self.information.clamp(min=0).expand(self.sizes.num_tasks, -1).clone()
+        shares = self.information.clamp(min=0)
+        shares = shares.expand(len(shares), -1).clone()
         shares = shares.fill_diagonal_(0)
         return shares / shares.sum(-1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
 
