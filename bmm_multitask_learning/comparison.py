@@ -102,14 +102,18 @@ def numeric_table(
         Column("EV", ".3f", "within", best="highest"),
         Column("EV", ".3f", "task mean", best="highest"),
         Column("log density", ".3f", "nats/row", best="highest"),
-        Column("coverage", ".1%", f"of {COVERAGE:.0%}", best=COVERAGE),
+        Column("coverage", ".1%", f"of {100 * COVERAGE:.0f} %", best=COVERAGE),
         Column("width", ".2f", unit),
         Column("evidence", ",.1f", "nats"),
         Column("time", ".2f", "s"),
     ]
     rows = [
-        [each.name, *_numeric_scores(each, test, scale), _evidence(each, train, scale)]
-        + [each.result.seconds]
+        [
+            each.name,
+            *_numeric_scores(each, test, scale),
+            _evidence(each, train, scale),
+            each.result.seconds,
+        ]
         for each in candidates
     ]
     return Table(columns, rows, caption)

@@ -10,8 +10,6 @@ from ..report import Facts, Figure, Section, Text, write_report
 from .pictures import Picture, pictures
 from .study import ALONE, AUTO, GATED, POOLED, SHARED, Study
 
-_RMSE = 1  # column of the error in the table of scores
-
 
 def write_demo(
     study: Study, folder: str | Path, *, say: Callable[[str], None] = lambda text: None
@@ -70,18 +68,13 @@ def sections(study: Study, figures: dict[str, Figure]) -> list[Section]:
 
 
 def _summary(study: Study) -> str:
-    errors = _errors(study)
     return f"""
         One model for all schools ignores that schools differ; one model each learns little where
         pupils are few. {SHARED} lets the data decide how much schools share: its error on pupils
-        it had not seen is {errors[SHARED]:.3f} standard deviations of the exam score, against
-        {errors[ALONE]:.3f} for each school alone and {errors[POOLED]:.3f} for all as one, and its
-        intervals hold what they promise.
+        it had not seen is {study.error(SHARED):.3f} standard deviations of the exam score, against
+        {study.error(ALONE):.3f} for each school alone and {study.error(POOLED):.3f} for all as one.
+        Its 90 % intervals held {100 * study.held(SHARED):.1f} % of them.
     """
-
-
-def _errors(study: Study) -> dict[str, float]:
-    return {str(row[0]): float(str(row[_RMSE])) for row in study.scores().rows}
 
 
 def _data(study: Study) -> list[Section]:
@@ -103,7 +96,7 @@ def _data(study: Study) -> list[Section]:
             and whether verbal reasoning at 11 was in the top or the bottom quarter. A school's
             weights say what it adds for the average pupil and how it rewards each of these.
 
-            Of each school, three quarters of the pupils were used to learn and the others to score.
+            Of each school, three quarters of the pupils are to learn from and the others to score.
             """
         ),
     ]
@@ -111,7 +104,7 @@ def _data(study: Study) -> list[Section]:
 
 def _models(study: Study, figures: dict[str, Figure]) -> list[Section]:
     return [
-        dataclasses.replace(study.scores(), heading="Five ways to share"),
+        dataclasses.replace(study.scores, heading="Five ways to share"),
         figures["shrinkage"],
     ]
 
@@ -121,8 +114,8 @@ def _small_schools(study: Study) -> list[Section]:
     return [
         Text(
             f"""
-            Sharing matters most where there is least to learn from. {str(smallest.task).capitalize()}
-            has {smallest.rows} pupils: {smallest.shrinkage:.0%} of what the model knows about it
+            Sharing matters most where there is least to learn from.
+            {str(smallest.task).capitalize()} has {smallest.rows} pupils: {smallest.shrinkage:.0%} of what the model knows about it
             comes from other schools, which is worth about {smallest.rows_borrowed:.0f} more pupils
             of its own.
             """,
@@ -160,14 +153,14 @@ def _schools(study: Study, figures: dict[str, Figure]) -> list[Section]:
 
 
 def _newcomers(study: Study) -> list[Section]:
-    rows = study.newcomers.rows
+    five, adapted, alone = study.newcomers.rows[2][:3]
     return [
         Text(
             f"""
-            For a school that was not in the fit the model predicts from the population of schools,
-            with wider intervals. As pupils of that school come in, it adapts without a new fit.
-            After five pupils, its error is {rows[2][1]:.3f}; a model of these five pupils alone has
-            {rows[2][2]:.3f}.
+            For a school that was not in the fit the model predicts from the population of
+            schools, with wider intervals. As pupils of that school come in, it adapts without a new
+            fit. After {five} pupils, its error is {adapted:.3f}; a model of these pupils alone has
+            {alone:.3f}.
             """,
             heading="A school nobody has seen",
         ),
@@ -183,17 +176,16 @@ def _honesty(figures: dict[str, Figure]) -> list[Section]:
 
 
 def _kinds(study: Study, figures: dict[str, Figure]) -> list[Section]:
-    found = study.candidates[AUTO].model.prior.responsibilities.shape[1]
-    errors = _errors(study)
+    found = study.shares(AUTO).shape[1]
     kinds = "one kind of school" if found == 1 else f"{found} kinds of school"
     return [
         Text(
             f"""
-            Left to choose, {AUTO} finds {kinds}. Asked for two, with the chance of each depending
-            on a school's intake and whether it is mixed, for boys or for girls, it splits them as
-            below; its error on held-out pupils is {errors[GATED]:.3f}, against
-            {errors[SHARED]:.3f} for one population. Read the two clusters as a description, not as
-            two kinds that exist.
+            Left to choose their number, {AUTO} finds {kinds}. Asked for two, with the chance of each
+            depending on a school's intake and whether it is mixed, for boys or for girls, it splits them as
+            below; its error on held-out pupils is {study.error(GATED):.3f}, against
+            {study.error(SHARED):.3f} for one population. Read the two clusters as a description,
+            not as two kinds that exist.
             """,
             heading="Are there kinds of schools?",
         ),

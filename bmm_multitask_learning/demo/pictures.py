@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from .. import plots
 from ..report import drawn
 from ..report.sections import Draw, Figure
 from .study import GATED, POOLED, READING, SHARED, Floats, Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _LEAST_ROWS = 12  # for an estimate from a school's own pupils: more than twice the features
 
@@ -63,8 +67,8 @@ def _forest(study: Study) -> Picture:
             reference=0.0,
             label="school effect [sd]",
         ),
-        f"What each school adds for the average pupil, with 90 % intervals, against the mean of all "
-        f"schools. {apart} of {len(mean)} schools are clearly above or below it; the others are "
+        f"What each school adds for the average pupil, with 90 % intervals, against the mean of all"
+        f" schools. {apart} of {len(mean)} schools are clearly above or below it; the others are "
         "not told apart from it by these data.",
         "Schools ranked by their effect, each with an interval; most overlap.",
         (8.4, 4.4),
@@ -114,7 +118,7 @@ def _predictions(study: Study) -> Picture:
 
 
 def _coverage(study: Study) -> Picture:
-    def draw(*, ax: object) -> None:
+    def draw(*, ax: Axes) -> None:
         for name in (SHARED, POOLED):
             plots.coverage(
                 study.test.y, study.candidates[name].prediction.interval, label=name, ax=ax
@@ -122,15 +126,15 @@ def _coverage(study: Study) -> Picture:
 
     return Picture(
         draw,
-        "How often intervals hold the truth, at every level that they may promise. On the diagonal "
-        "a model keeps its word; the grey band is what chance allows.",
+        "How often intervals hold the truth, at every level that they may promise. On the diagonal"
+        " a model keeps its word; the grey band is what chance allows.",
         "Observed against nominal coverage; the curves follow the diagonal.",
         (5.6, 5.0),
     )
 
 
 def _responsibilities(study: Study) -> Picture:
-    shares = study.candidates[GATED].model.prior.responsibilities
+    shares = study.shares(GATED)
     return Picture(
         partial(plots.responsibilities, shares, tasks=study.data.tasks),
         "Asked for two clusters, the gated model gives each school a probability for either.",
@@ -140,13 +144,13 @@ def _responsibilities(study: Study) -> Picture:
 
 
 def _relations(study: Study) -> Picture:
-    model = study.candidates[GATED].model
+    relations = study.candidates[GATED].model.relations()
     return Picture(
         partial(
             plots.relations,
-            model.relations(),
+            relations,
             tasks=study.data.tasks,
-            clusters=model.prior.responsibilities.argmax(1),
+            clusters=study.shares(GATED).argmax(1),
             label="probability of one cluster",
         ),
         "The same as relations: the probability that two schools belong to one cluster.",

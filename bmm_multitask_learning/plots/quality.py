@@ -10,8 +10,8 @@ from scipy.stats import binom
 from torch import Tensor
 
 from bmm_multitask_learning.plots._canvas import (
-    BLUE,
     DASHED,
+    PALETTE,
     Array,
     Floats,
     as_array,
@@ -78,7 +78,8 @@ def calibration(
         if rows is not None:
             _binomial_band(ax, promised, rows[order])
     kept = np.isfinite(seen)
-    colour = tone(ax, BLUE) if first else None
+    curves = sum(line.get_marker() == "o" for line in ax.lines)
+    colour = tone(ax, PALETTE[curves % len(PALETTE)])
     look: dict[str, Any] = {
         "marker": "o",
         "markersize": 5,

@@ -20,6 +20,9 @@ from bmm_multitask_learning.report.sections import (
 )
 from bmm_multitask_learning.report.style import STYLE
 
+# More columns than this are set smaller, so that they fit a page.
+_MANY_COLUMNS = 7
+
 
 def write_report(
     path: str | Path, *, title: str, summary: str, sections: Sequence[Section]
@@ -146,10 +149,11 @@ def _table(table: Table, number: int) -> str:
     marked = any(
         column.winners(values) for column, values in zip(table.columns, cells, strict=True)
     )
+    wide = ' class="wide"' if len(table.columns) > _MANY_COLUMNS else ""
     note = " The best of a column is set in bold." if marked else ""
     return f"""<figure class="table">
 <figcaption><b>Table {number}.</b> {escape(table.caption)}{note}</figcaption>
-<div class="scroll" tabindex="0"><table>
+<div class="scroll" tabindex="0"><table{wide}>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {rows}

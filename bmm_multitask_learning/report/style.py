@@ -67,6 +67,8 @@ thead small { display: block; font-size: 0.82em; font-weight: 400; color: var(--
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 tbody tr:hover > * { background: var(--tint); }
 tbody th { position: sticky; left: 0; background: var(--paper); }
+table.wide { font-size: 0.8rem; }
+table.wide th, table.wide td { padding-inline: 0.28rem; min-width: 0; }
 .number { text-align: right; }
 td { white-space: nowrap; }
 strong { font-weight: 700; color: var(--accent); }
