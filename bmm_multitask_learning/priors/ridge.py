@@ -132,7 +132,8 @@ class PooledTasks(RidgePrior):
         return statistics.total()
 
     def expand(self, posterior: WeightPosterior) -> WeightPosterior:
-        return posterior.expand(self.sizes.num_tasks)
+        # after `adapt` each task has a vector of its own, and there may be more tasks
+        return posterior.expand(max(len(posterior.means), self.sizes.num_tasks))
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
