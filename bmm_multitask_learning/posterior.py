@@ -92,7 +92,7 @@ class WeightPosterior:
         shared = self.means.new_empty(num_samples, 1, O, self.commons.shape[-1], 1)
         shared = shared.normal_(generator=generator)
         draws = torch.empty(num_samples, K, O, D, dtype=own.dtype, device=own.device)
-        step = max(1, 2**23 // (K * O * D * R))
+        step = max(1, 2**23 // (K * O * D * max(R, 1)))
         for at in (slice(i, i + step) for i in range(0, num_samples, step)):
             chosen = (task, component[at])
             draws[at] = (
