@@ -1,0 +1,32 @@
+"""Show the notebooks of examples/ in the site, with outputs where their data are at hand."""
+
+import logging
+import os
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NEEDS = {"school_clusters.ipynb": "school/school_malsar.mat"}
+
+log = logging.getLogger("mkdocs.hooks.notebooks")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Leave notebooks without their data unexecuted."""
+    home = os.environ.get("BMM_DATA_HOME")
+    for name, file in NEEDS.items():
+        if home is None or not (Path(home) / file).is_file():
+            log.info("%s is shown without outputs: no %s in $BMM_DATA_HOME.", name, file)
+            config.plugins["mkdocs-jupyter"].config["execute_ignore"] += [name]
+    return config
+
+
+@event_priority(100)  # before the plug-in that renders notebooks looks for them
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the notebooks to the files of the site."""
+    for path in sorted(EXAMPLES.glob("*.ipynb")):
+        files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
+    return files
