@@ -55,7 +55,8 @@ class ProbabilisticModule(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """The constructor's arguments, for `repr`."""
-        return ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        names = [name for name in inspect.signature(type(self)).parameters if name in self.__dict__]
+        return ", ".join(f"{name}={self.__dict__[name]!r}" for name in names)
 
     @abstractmethod
     def hyperprior(self) -> Eta:

@@ -57,6 +57,7 @@ class Gaussian(QuadraticLikelihood[Moments]):
     noise_precision: Tensor
 
     exact = True
+    location_scale = True
 
     def __init__(self, noise: Literal["shared", "task"] = "shared") -> None:
         super().__init__()

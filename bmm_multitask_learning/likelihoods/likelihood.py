@@ -64,6 +64,8 @@ class Likelihood(ProbabilisticModule):
     """Whether targets are classes, so that predictions are probabilities."""
     exact: bool = False
     """Whether the likelihood is a Gaussian factor of the latents, without a bound."""
+    location_scale: bool = False
+    """Whether targets in other units, a + b y, are the same model with other latents and scale."""
 
     def num_outputs(self, y: Tensor) -> int:
         """O, the number of weight vectors a task needs for targets `y`."""

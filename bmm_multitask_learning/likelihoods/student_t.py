@@ -31,6 +31,8 @@ class StudentT(Likelihood):
     noise_scatter: Tensor
     noise_precision: Tensor
 
+    location_scale = True
+
     def __init__(self, df: float = 4.0) -> None:
         super().__init__()
         if not df > 2:
