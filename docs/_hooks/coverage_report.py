@@ -8,7 +8,9 @@ from mkdocs.structure.pages import Page
 
 REPORT = Path(__file__).parents[2] / "htmlcov"
 MARKER = "<!-- coverage report -->"
-FRAME = '<iframe class="report" src="htmlcov/index.html" title="Coverage, module by module"></iframe>'
+FRAME = (
+    '<iframe class="report" src="htmlcov/index.html" title="Coverage, module by module"></iframe>'
+)
 MISSING = '!!! note "Not in this build"\n\n    `htmlcov/` was not there when this site was built.'
 
 
@@ -16,9 +18,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files of the report."""
     for path in sorted(REPORT.glob("*")):
         if path.suffix in {".html", ".css", ".js", ".png"}:
-            files.append(
-                File.generated(config, f"htmlcov/{path.name}", abs_src_path=str(path))
-            )
+            files.append(File.generated(config, f"htmlcov/{path.name}", abs_src_path=str(path)))
     return files
 
 

@@ -18,7 +18,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             "MathJax is missing: pip install django-static-mathjax, which carries its files."
         )
     bundle = Path(package.origin).parent / "static" / "mathjax" / "es5" / BUNDLE
-    files.append(
-        File.generated(config, f"assets/mathjax/{BUNDLE}", abs_src_path=str(bundle))
-    )
+    files.append(File.generated(config, f"assets/mathjax/{BUNDLE}", abs_src_path=str(bundle)))
     return files
