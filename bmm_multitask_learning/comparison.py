@@ -97,13 +97,13 @@ def numeric_table(
     """
     columns = [
         Column("model"),
-        Column("RMSE", ".3f", unit, best="lowest"),
+        Column("RMSE", "#.4g", unit, best="lowest"),
         Column("EV", ".3f", "global", best="highest"),
         Column("EV", ".3f", "within", best="highest"),
         Column("EV", ".3f", "task mean", best="highest"),
         Column("log density", ".3f", "nats/row", best="highest"),
         Column("coverage", ".1%", f"of {100 * COVERAGE:.0f} %", best=COVERAGE),
-        Column("width", ".2f", unit),
+        Column("width", "#.4g", unit),
         Column("evidence", ",.1f", "nats"),
         Column("time", ".2f", "s"),
     ]

@@ -70,10 +70,10 @@ def sections(study: Study, figures: dict[str, Figure]) -> list[Section]:
 def _summary(study: Study) -> str:
     return f"""
         One model for all schools ignores that schools differ; one model each learns little where
-        pupils are few. {SHARED} lets the data decide how much schools share: its error on pupils
-        it had not seen is {study.error(SHARED):.3f} standard deviations of the exam score, against
-        {study.error(ALONE):.3f} for each school alone and {study.error(POOLED):.3f} for all as one.
-        Its 90 % intervals held {100 * study.held(SHARED):.1f} % of them.
+        pupils are few. A shared Gaussian population of schools lets the data decide how much they
+        have in common: its error on pupils it had not seen is {study.error(SHARED):.3f} standard
+        deviations of the exam score, against {study.error(ALONE):.3f} for each school alone and
+        {study.error(POOLED):.3f} for all as one. Its 90 % intervals held {100 * study.held(SHARED):.1f} % of them.
     """
 
 
@@ -115,9 +115,9 @@ def _small_schools(study: Study) -> list[Section]:
         Text(
             f"""
             Sharing matters most where there is least to learn from.
-            {str(smallest.task).capitalize()} has {smallest.rows} pupils: {smallest.shrinkage:.0%} of what the model knows about it
-            comes from other schools, which is worth about {smallest.rows_borrowed:.0f} more pupils
-            of its own.
+            {str(smallest.task).capitalize()} has {smallest.rows} pupils:
+            {100 * smallest.shrinkage:.0f} % of what the model knows about it comes from other
+            schools, which is worth about {smallest.rows_borrowed:.0f} more pupils of its own.
             """,
             heading="What borrowing did for small schools",
         ),
@@ -158,8 +158,8 @@ def _newcomers(study: Study) -> list[Section]:
         Text(
             f"""
             For a school that was not in the fit the model predicts from the population of
-            schools, with wider intervals. As pupils of that school come in, it adapts without a new
-            fit. After {five} pupils, its error is {adapted:.3f}; a model of these pupils alone has
+            schools, with wider intervals. As pupils of that school come in, it adapts without a
+            new fit. After {five} pupils, its error is {adapted:.3f}; a model of these pupils alone has
             {alone:.3f}.
             """,
             heading="A school nobody has seen",
@@ -181,9 +181,9 @@ def _kinds(study: Study, figures: dict[str, Figure]) -> list[Section]:
     return [
         Text(
             f"""
-            Left to choose their number, {AUTO} finds {kinds}. Asked for two, with the chance of each
-            depending on a school's intake and whether it is mixed, for boys or for girls, it splits them as
-            below; its error on held-out pupils is {study.error(GATED):.3f}, against
+            Left to choose their number, task clustering finds {kinds}. Asked for two, with the
+            chance of each depending on a school's intake and whether it is mixed, for boys or for
+            girls, it splits them as below; its error on held-out pupils is {study.error(GATED):.3f}, against
             {study.error(SHARED):.3f} for one population. Read the two clusters as a description,
             not as two kinds that exist.
             """,

@@ -69,6 +69,7 @@ tbody tr:hover > * { background: var(--tint); }
 tbody th { position: sticky; left: 0; background: var(--paper); }
 table.wide { font-size: 0.8rem; }
 table.wide th, table.wide td { padding-inline: 0.28rem; min-width: 0; }
+table.wide th:first-child { padding-left: 0; }
 .number { text-align: right; }
 td { white-space: nowrap; }
 strong { font-weight: 700; color: var(--accent); }

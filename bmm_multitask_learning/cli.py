@@ -1,0 +1,370 @@
+"""The command line: `bmm-mtl demo`, `fit`, `predict`, `compare`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pandas as pd
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from . import __version__, metrics
+from .comparison import class_probabilities, class_table, fit_candidates, numeric_table
+from .data import TaskData
+from .engines import NonFiniteBoundError
+from .fitting import fit as fit_model
+from .layout import Layout
+from .likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, StudentT
+from .model import MultitaskModel
+from .persistence import load
+from .prediction import Prediction
+from .priors import IndependentTasks, PooledTasks, SharedGaussian, TaskClustering, TaskPrior
+from .report import Table
+from .tabular import (
+    Columns,
+    TableError,
+    TargetKind,
+    as_task_data,
+    check_columns,
+    choose_features,
+    read_table,
+    read_target,
+    task_labels,
+    task_table,
+)
+
+app = typer.Typer(
+    name="bmm-mtl",
+    help="Bayesian multi-task learning: related tasks, their relations, honest predictions.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+)
+_OUT = Console()
+_ERR = Console(stderr=True)
+_WIDE = 110  # columns of a terminal on which tables breathe
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+class PriorName(StrEnum):
+    """How tasks belong together."""
+
+    SHARED = "shared"
+    CLUSTERING = "clustering"
+    INDEPENDENT = "independent"
+    POOLED = "pooled"
+
+
+class LikelihoodName(StrEnum):
+    """What the target is."""
+
+    GAUSSIAN = "gaussian"
+    STUDENT_T = "student-t"
+    POISSON = "poisson"
+    BERNOULLI = "bernoulli"
+    CATEGORICAL = "categorical"
+
+
+class _Target(NamedTuple):
+    kind: TargetKind
+    likelihood: Callable[[int], Likelihood]  # of the number of classes
+
+
+PRIORS: dict[PriorName, Callable[[int | None, bool], TaskPrior]] = {
+    PriorName.SHARED: lambda clusters, gating: SharedGaussian(),
+    PriorName.CLUSTERING: lambda clusters, gating: TaskClustering(
+        clusters or "auto", gating=gating
+    ),
+    PriorName.INDEPENDENT: lambda clusters, gating: IndependentTasks(),
+    PriorName.POOLED: lambda clusters, gating: PooledTasks(),
+}
+LIKELIHOODS: dict[LikelihoodName, _Target] = {
+    LikelihoodName.GAUSSIAN: _Target(TargetKind.REAL, lambda classes: Gaussian()),
+    LikelihoodName.STUDENT_T: _Target(TargetKind.REAL, lambda classes: StudentT()),
+    LikelihoodName.POISSON: _Target(TargetKind.COUNT, lambda classes: Poisson()),
+    LikelihoodName.BERNOULLI: _Target(TargetKind.BINARY, lambda classes: Bernoulli()),
+    LikelihoodName.CATEGORICAL: _Target(TargetKind.CLASSES, Categorical),
+}
+
+_Data = Annotated[Path, typer.Argument(help="A CSV file with a header, a row per observation.")]
+_Task = Annotated[str, typer.Option("--task", help="Column of the task labels.")]
+_Goal = Annotated[str, typer.Option("--target", help="Column to predict; empty: not observed.")]
+_Features = Annotated[
+    str, typer.Option(help="Feature columns, by commas; by default every other numeric column.")
+]
+_TaskFeatures = Annotated[
+    str,
+    typer.Option(help="Columns of facts about the tasks, by commas; they steer the clusters."),
+]
+_Kind = Annotated[LikelihoodName, typer.Option("--likelihood", help="What the target is.")]
+_Clusters = Annotated[
+    int | None, typer.Option(min=1, help="Number of clusters; by default chosen by the data.")
+]
+_Separator = Annotated[str, typer.Option(help="What separates the columns of the file.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
+
+
+# ---- commands -----------------------------------------------------------------------------------
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,  # noqa: FBT002
+) -> None:
+    """Bayesian multi-task learning: related tasks, their relations, honest predictions."""
+    if version:
+        _OUT.print(__version__)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: bmm-mtl demo --out reports/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of report and pictures.")] = Path(
+        "reports/demo"
+    ),
+    seed: _Seed = 0,
+) -> None:
+    """Fit five models to 65 London schools; print a table, write pictures and a report."""
+    with _advice():
+        from .demo import study_schools, write_demo  # needs the extras data and plots
+
+        with _ERR.status("Starting") as status:
+            study = study_schools(seed=seed, say=status.update)
+            report = write_demo(study, out, say=status.update)
+        _print_table(study.scores)
+        _OUT.print(f"\nReport    {report.resolve()}", soft_wrap=True)
+        _OUT.print(f"Pictures  {(out / 'pictures').resolve()}", soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: bmm-mtl fit data.csv --task school --target score --prior clustering "
+    "--out model/"
+)
+def fit(
+    data: _Data,
+    task: _Task,
+    target: _Goal,
+    out: Annotated[Path, typer.Option(help="Folder to write the model into.")],
+    features: _Features = "",
+    task_features: _TaskFeatures = "",
+    prior: Annotated[PriorName, typer.Option(help="How tasks belong together.")] = (
+        PriorName.SHARED
+    ),
+    clusters: _Clusters = None,
+    likelihood: _Kind = LikelihoodName.GAUSSIAN,
+    separator: _Separator = ",",
+    seed: _Seed = 0,
+) -> None:
+    """Fit a model to a table and save it."""
+    with _advice():
+        if prior is not PriorName.CLUSTERING and (clusters or task_features):
+            raise TableError(
+                f"--clusters and --task-features belong to --prior clustering; got {prior.value}."
+            )
+        chosen = LIKELIHOODS[likelihood]
+        columns = Columns(task, target, _names(features), _names(task_features))
+        raw, columns, classes = _read(data, columns, chosen.kind, separator)
+        layout = Layout.of(raw, columns, chosen.kind, classes)
+        model = MultitaskModel(
+            PRIORS[prior](clusters, bool(task_features)), chosen.likelihood(len(classes))
+        )
+        result = fit_model(model, layout.standardise(raw), seed=seed, progress=_ERR.is_terminal)
+        model.save(out)
+        layout.save(out)
+        _OUT.print(f"{raw.num_rows:,} rows, {raw.num_tasks:,} tasks, features: ", end="")
+        _OUT.print(escape(", ".join(columns.features)))
+        _OUT.print(f"{type(model.prior).__name__} by {escape(result.engine)}")
+        state = "converged" if result.converged else "not converged"
+        _OUT.print(f"bound {result.bound:,.2f} nats, {state}, {result.seconds:.1f} s")
+        _OUT.print(f"Model     {out.resolve()}", soft_wrap=True)
+        _OUT.print(f"Next      bmm-mtl predict {out} {data} --out predictions.csv", soft_wrap=True)
+
+
+@app.command(epilog="Example: bmm-mtl predict model/ new.csv --out predictions.csv")
+def predict(
+    model: Annotated[Path, typer.Argument(help="The folder that bmm-mtl fit wrote.")],
+    data: _Data,
+    out: Annotated[Path, typer.Option(help="CSV file to write.")] = Path("predictions.csv"),
+    coverage: Annotated[
+        float, typer.Option(min=0.01, max=0.999, help="Probability that intervals hold.")
+    ] = 0.9,
+    separator: _Separator = ",",
+) -> None:
+    """Predict each row of a table, with intervals; unknown tasks get the population's."""
+    with _advice():
+        layout = Layout.load(model)
+        fitted = load(model)
+        columns = layout.columns
+        frame = read_table(data, task=columns.task, separator=separator)
+        check_columns(frame, [columns.task, *columns.features, *columns.task_features])
+        labels = task_labels(frame, columns.task)
+        x = layout.features(frame)
+        with warnings.catch_warnings():  # said below, in fewer words
+            warnings.filterwarnings("ignore", r"\d+ task\(s\) outside the fit", UserWarning)
+            prediction = fitted.predict(x, labels, task_features=task_table(frame, columns))
+        table = _prediction_table(layout, prediction, labels, coverage)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out, index=False)
+        unknown = list(
+            dict.fromkeys(t for t, k in zip(labels, table["known"], strict=True) if not k)
+        )
+        if unknown:
+            _ERR.print(
+                f"[yellow]Note:[/] {len(unknown)} of the tasks were not in the fit "
+                f"({escape(', '.join(unknown[:3]))}{', ...' if len(unknown) > 3 else ''}): "
+                "their predictions are the population's, and wider."
+            )
+        _OUT.print(f"{len(table):,} rows to {out.resolve()}", soft_wrap=True)
+        if columns.target in frame:
+            _OUT.print(_verdict(layout, frame, table, coverage))
+
+
+@app.command(epilog="Example: bmm-mtl compare data.csv --task school --target score")
+def compare(
+    data: _Data,
+    task: _Task,
+    target: _Goal,
+    features: _Features = "",
+    task_features: _TaskFeatures = "",
+    likelihood: _Kind = LikelihoodName.GAUSSIAN,
+    train_fraction: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="Share of each task's rows to fit.")
+    ] = 0.75,
+    separator: _Separator = ",",
+    seed: _Seed = 0,
+) -> None:
+    """Fit every prior to a part of each task's rows, score it on the others, print a table."""
+    with _advice():
+        chosen = LIKELIHOODS[likelihood]
+        columns = Columns(task, target, _names(features), _names(task_features))
+        raw, columns, classes = _read(data, columns, chosen.kind, separator)
+        train, test = raw.split(train_fraction, seed=seed)
+        if test.num_rows == 0 or not bool(test.observed.any()):
+            raise TableError(
+                "no target is left to score on: tasks need at least two rows each. Give more rows "
+                "or a smaller --train-fraction."
+            )
+        layout = Layout.of(train, columns, chosen.kind, classes)
+        train, test = layout.standardise(train), layout.standardise(test)
+        priors = {name.value: PRIORS[name](None, False) for name in PriorName}  # noqa: FBT003
+        if task_features:
+            priors["clustering, gated"] = TaskClustering(gating=True)
+        caption = f"Fitted on {train.num_rows:,} rows of {raw.num_tasks:,} tasks, scored on "
+        caption += f"{test.num_rows:,} others."
+        fitted = []
+        with _ERR.status("Fitting") as status:
+            for candidate in fit_candidates(
+                priors, lambda: chosen.likelihood(len(classes)), train, test, seed=seed
+            ):
+                fitted.append(candidate)
+                status.update(f"Fitted {candidate.name}")
+        if classes:
+            _print_table(class_table(fitted, test, caption=caption))
+        else:
+            caption += f" Units are those of {target}."
+            _print_table(numeric_table(fitted, train, test, caption=caption, scale=layout.scale))
+
+
+# ---- parts --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _advice() -> Iterator[None]:
+    """What a user can put right ends with its message and exit code 2, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError, NonFiniteBoundError) as error:
+        _ERR.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _read(
+    path: Path, columns: Columns, kind: TargetKind, separator: str
+) -> tuple[TaskData, Columns, tuple[str, ...]]:
+    frame = read_table(path, task=columns.task, separator=separator)
+    columns, left_out = choose_features(frame, columns)
+    if left_out:
+        _ERR.print(f"[yellow]Note:[/] text columns are left out: {escape(', '.join(left_out))}")
+    data, classes = as_task_data(frame, columns, kind)
+    return data, columns, classes
+
+
+def _prediction_table(
+    layout: Layout, prediction: Prediction, labels: list[str], coverage: float
+) -> pd.DataFrame:
+    """A row per prediction, in the user's units."""
+    table = pd.DataFrame({layout.columns.task: labels})
+    if layout.classes:
+        chance = class_probabilities(prediction)
+        table["predicted"] = [layout.classes[index] for index in chance.argmax(1)]
+        for index, name in enumerate(layout.classes):
+            table[f"probability_{name}"] = chance[:, index]
+        if len(layout.classes) == 2 and layout.kind is TargetKind.BINARY:
+            table[["lower", "upper"]] = np.asarray(prediction.interval(coverage))
+    else:
+        table["mean"] = layout.centre + layout.scale * np.asarray(prediction.mean)
+        table["std"] = layout.scale * np.asarray(prediction.std)
+        ends = layout.centre + layout.scale * np.asarray(prediction.interval(coverage))
+        table[["lower", "upper"]] = ends
+    table["known"] = np.asarray(prediction.known)
+    return table
+
+
+def _verdict(layout: Layout, frame: pd.DataFrame, table: pd.DataFrame, coverage: float) -> str:
+    """How good the predictions are, where the table holds the target."""
+    y, _ = read_target(frame, layout.columns.target, layout.kind, layout.classes)
+    if np.isnan(y).all():
+        return "The table has no observed target to score the predictions with."
+    seen = f"Against {layout.columns.target}: "
+    if layout.classes:
+        place = table["predicted"].map({name: i for i, name in enumerate(layout.classes)})
+        right = (place.to_numpy() == y)[~np.isnan(y)].mean()
+        return f"{seen}{right:.1%} of the rows are classified right."
+    lower, upper = table["lower"].to_numpy(), table["upper"].to_numpy()
+    return (
+        f"{seen}RMSE {metrics.rmse(y, table['mean'].to_numpy()):.4g}; the {coverage:.0%} intervals "
+        f"hold {metrics.interval_coverage(y, lower, upper):.1%} of the rows."
+    )
+
+
+def _print_table(table: Table) -> None:
+    """A report's table on the terminal, the best of a column in green."""
+    wide = _OUT.width >= _WIDE
+    grid = Grid(
+        caption=table.caption,
+        caption_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1) if wide else 0,
+    )
+    longest = max(len(word) for row in table.rows for word in str(row[0]).split())
+    for index, column in enumerate(table.columns):
+        head = escape(column.name) + (f"\n[dim]{escape(column.unit)}[/]" if column.unit else "")
+        grid.add_column(
+            head, justify="right" if column.format else "left", min_width=0 if index else longest
+        )
+    values = list(zip(*table.rows, strict=True))
+    winners = [c.winners(cells) for c, cells in zip(table.columns, values, strict=True)]
+    for row in table.rows:
+        cells = []
+        for column, value, best in zip(table.columns, row, winners, strict=True):
+            text = escape(column.text(value))
+            cells.append(f"[bold green]{text}[/]" if column.text(value) in best else text)
+        grid.add_row(*cells)
+    _OUT.print(grid)
