@@ -107,7 +107,7 @@ def load(
         model.single = config["single"]
         for name, part in config["families"].items():
             _rebuild(model[name], part, model.dtype)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder / CONFIG} is not a complete model description ({error}). Save the "
             "model again."

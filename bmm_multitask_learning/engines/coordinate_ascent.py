@@ -229,9 +229,9 @@ class Ascent:
 
     def settle(self) -> None:
         """Keep the posterior and the read-outs of the present state."""
-        statistics = self.statistics()
-        posterior = self.prior.condition(statistics, self.prior.eta)
-        self.prior.settle(statistics, posterior)
+        statistics = self.likelihood.statistics(self.summary, self.likelihood.eta)
+        posterior = self.prior.condition(self.prior.reduce(statistics), self.prior.eta)
+        self.prior.settle(statistics, self.prior.expand(posterior))
         self.family.set_posterior(posterior)
 
     def _modules(self) -> tuple[ProbabilisticModule, ProbabilisticModule]:

@@ -3,7 +3,7 @@ r"""The parts of SVI's guide that gradients move."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import pyro
 import pyro.distributions as dist
@@ -15,11 +15,13 @@ from ..statistics import TaskStatistics
 
 if TYPE_CHECKING:
     from ..hyperparameters import Eta, ProbabilisticModule
+    from ..model import Family
 
 # Standard deviation of q(η) in unconstrained space at the start.
 _INITIAL_SPREAD = 0.05
 
 
+@final
 class HyperGuide(nn.Module):
     r"""$q(\eta)$: an independent Gaussian for each unconstrained hyperparameter of a module."""
 
@@ -47,6 +49,37 @@ class HyperGuide(nn.Module):
         return {name: self.transforms[name](loc.detach()) for name, loc in self.loc.items()}
 
 
+@final
+class FamilyGuide(nn.Module):
+    """The guide of one family: of its prior's and its likelihood's hyperparameters.
+
+    Args:
+        family: prior and likelihood, their hyperparameters at the start.
+        num_vectors: M weight vectors, K unless the prior pools.
+    """
+
+    prior: HyperGuide
+    likelihood: HyperGuide
+    stand_in: StandIn | None
+
+    def __init__(self, family: Family, num_vectors: int) -> None:
+        super().__init__()
+        self.prior = HyperGuide(family.prior)
+        self.likelihood = HyperGuide(family.likelihood)
+        closed = family.prior.closed_form
+        self.stand_in = None if closed else StandIn(family.prior.scatter, num_vectors)
+
+    def factors(self, law: Distribution, sites: TaskStatistics) -> TaskStatistics:
+        r"""What `condition` multiplies: the sites, and a stand-in for a prior without closed form.
+
+        Args:
+            law: $p(W \mid \eta)$.
+            sites: the likelihood's factors of the M weight vectors.
+        """
+        return sites if self.stand_in is None else self.stand_in(law, sites)
+
+
+@final
 class StandIn(nn.Module):
     r"""A Gaussian in place of $p(W \mid \eta)$, its moments corrected for each weight.
 

@@ -26,6 +26,7 @@ from torch.distributions.transforms import Transform
 from ..data import TaskData
 from ..likelihoods import Rows
 from ..posterior import WeightPosterior
+from ..sites import latent_moments, local_factor
 from ..statistics import TaskStatistics
 from .coordinate_ascent import quadratic
 from .program import family_program
@@ -106,7 +107,7 @@ def _start(family: Family, name: str, rows: Rows, generator: torch.Generator) ->
     """Values of every site from the closed form, or from the factors that SVI starts from."""
     with torch.no_grad():
         sites = start_sites(family, rows, generator, progress=False)
-        weights = family.prior.condition(sites, family.prior.eta).mean
+        weights = family.prior.condition(family.prior.reduce(sites), family.prior.eta).mean
     weights = weights.reshape(len(weights), family.sizes.num_outputs, -1)
     values = {**family.prior.eta, **family.likelihood.eta, "weights": weights}
     return {f"{name}/{site}": value for site, value in values.items()}
@@ -160,7 +161,17 @@ def _publish(family: Family, rows: Rows, draws: Eta) -> float:
     stacked = torch.func.vmap(posterior_given)(factors, eta)
     family.set_posterior(_as_mixture(stacked))
     family.set_draws(eta)
+    _settle(family, rows)
     return float(stacked["log_normaliser"].mean())
+
+
+def _settle(family: Family, rows: Rows) -> None:
+    """Read-outs at the point values of the hyperparameters."""
+    moments = latent_moments(family.weights, rows)
+    statistics = local_factor(family.likelihood, rows, *moments, family.likelihood.eta)
+    prior = family.prior
+    posterior = prior.condition(prior.reduce(statistics), prior.eta)
+    prior.settle(statistics, prior.expand(posterior))
 
 
 def _known_weights(weights: Tensor, scatter: Tensor) -> TaskStatistics:

@@ -20,15 +20,15 @@ _ROUNDS = 10
 def start_sites(
     family: Family, rows: Rows, generator: torch.Generator, *, progress: bool
 ) -> TaskStatistics:
-    """Set the hyperparameters of a family, and return the factors of its weight vectors."""
+    """Set the hyperparameters of a family, and return the factors of its tasks."""
     prior, likelihood = family.prior, family.likelihood
     if not (isinstance(likelihood, QuadraticLikelihood) and prior.closed_form):
         return _laplace_start(family, rows, generator)
     CoordinateAscent().fit_family(family, rows, generator, progress=progress)
     if likelihood.exact:
-        return prior.reduce(likelihood.statistics(likelihood.summarise(rows), likelihood.eta))
+        return likelihood.statistics(likelihood.summarise(rows), likelihood.eta)
     moments = latent_moments(family.weights, rows)
-    return prior.reduce(local_factor(likelihood, rows, *moments, likelihood.eta))
+    return local_factor(likelihood, rows, *moments, likelihood.eta)
 
 
 def _laplace_start(family: Family, rows: Rows, generator: torch.Generator) -> TaskStatistics:
@@ -38,13 +38,13 @@ def _laplace_start(family: Family, rows: Rows, generator: torch.Generator) -> Ta
     zero = rows.phi.new_zeros(len(rows.phi), 1, family.sizes.num_outputs)
     one = rows.phi.new_ones(len(rows.phi), 1)
     moments = (one, zero, torch.full_like(zero, 0.1))
-    sites = prior.reduce(local_factor(likelihood, rows, *moments, likelihood.eta))
-    prior.initialise(sites, generator, 0)
+    sites = local_factor(likelihood, rows, *moments, likelihood.eta)
+    prior.initialise(prior.reduce(sites), generator, 0)
     for _ in range(_ROUNDS):
-        posterior = prior.condition(sites, prior.eta)
+        posterior = prior.condition(prior.reduce(sites), prior.eta)
         if prior.closed_form:
             prior.update(posterior)
         moments = latent_moments(prior.expand(posterior), rows)
-        new = prior.reduce(local_factor(likelihood, rows, *moments, likelihood.eta))
+        new = local_factor(likelihood, rows, *moments, likelihood.eta)
         sites = blend(sites, new, 0.5)
     return sites

@@ -16,7 +16,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import pyro
 import pyro.distributions as dist
@@ -24,6 +24,7 @@ import torch
 from pyro.contrib.autoname import scope
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
 from ..data import TaskData
@@ -32,7 +33,7 @@ from ..likelihoods import Rows
 from ..posterior import WeightPosterior
 from ..sites import blend, expected_log_prob, latent_moments, local_factor
 from ..statistics import TaskStatistics
-from .guides import HyperGuide, StandIn
+from .guides import FamilyGuide
 from .result import FitResult, NonFiniteBoundError
 from .start import start_sites
 
@@ -178,7 +179,7 @@ class EarlyStopping:
         self.best = -math.inf
         self.waited = 0
         self.stopped = False
-        self._state: dict[str, object] | None = None
+        self._state: dict[str, Any] | None = None
 
     def should_stop(self, score: float, program: VariationalProgram | None) -> bool:
         """Whether to stop after a check with this score; `program` is kept if it is the best."""
@@ -205,24 +206,23 @@ class VariationalProgram:
     ) -> None:
         self.network = model
         self.sites = sites
-        self.guides = nn.ModuleDict(
+        self.guide_modules = nn.ModuleDict(
             {
-                name: nn.ModuleDict(
-                    {"prior": HyperGuide(f.prior), "likelihood": HyperGuide(f.likelihood)}
-                )
-                for name, f in model.families.items()
+                name: FamilyGuide(family, len(family.prior.reduce(sites[name]).b))
+                for name, family in model.families.items()
             }
         )
-        for name, family in model.families.items():
-            if not family.prior.closed_form:
-                stand_in = StandIn(family.prior.scatter, len(sites[name].b))
-                self.guides[name]["weights"] = stand_in
         self.num_rows = sum(part.num_rows for part in data.values())
         self.exact = all(family.likelihood.exact for family in model.families.values())
         self.batch: dict[str, Rows] = {}
         self._posterior: dict[str, WeightPosterior] = {}
         self._theta: dict[str, Eta] = {}
         self._moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @property
+    def guides(self) -> dict[str, FamilyGuide]:
+        """The guides of the families by name."""
+        return cast(dict[str, FamilyGuide], dict(self.guide_modules.items()))
 
     def load(self, batch: Mapping[str, TaskData]) -> None:
         """Run the backbone, once for all families, on the rows that the next step uses."""
@@ -238,24 +238,20 @@ class VariationalProgram:
         r"""$q(\eta)\, q(W \mid \eta)$."""
         for name, family in self.network.families.items():
             with scope(prefix=name):
-                eta = self.guides[name]["prior"]()
-                self._theta[name] = self.guides[name]["likelihood"]()
-                prior, sites = family.prior, self._factors(name, eta)
-                posterior = prior.condition(sites, eta)
-                law = prior(eta) if prior.closed_form else _unit(sites.b)
-                pyro.sample(
-                    "weights",
-                    PosteriorGaussian(posterior, sites, law, conditional=prior.closed_form),
+                guide, prior = self.guides[name], family.prior
+                eta = guide.prior()
+                self._theta[name] = guide.likelihood()
+                law = prior(eta)
+                factors = guide.factors(law, prior.reduce(self.sites[name]))
+                posterior = prior.condition(factors, eta)
+                q = PosteriorGaussian(
+                    posterior,
+                    factors,
+                    law if prior.closed_form else _unit(factors.b),
+                    conditional=prior.closed_form,
                 )
+                pyro.sample("weights", q)
                 self._posterior[name] = posterior
-
-    def _factors(self, name: str, eta: Eta) -> TaskStatistics:
-        """What `condition` multiplies: the sites, and the prior where it has no closed form."""
-        if self.network.families[name].prior.closed_form:
-            return self.sites[name]
-        return self.guides[name]["weights"](
-            self.network.families[name].prior(eta), self.sites[name]
-        )
 
     def model(self) -> None:
         """`MultitaskModel.model`, its likelihood replaced by its expectation under the guide."""
@@ -278,7 +274,7 @@ class VariationalProgram:
                 new = local_factor(
                     family.likelihood, self.batch[name], *self._moments[name], theta
                 )
-                self.sites[name] = blend(self.sites[name], family.prior.reduce(new), rate)
+                self.sites[name] = blend(self.sites[name], new, rate)
 
     # ---- optimisation -------------------------------------------------------------------------
 
@@ -286,27 +282,27 @@ class VariationalProgram:
         """AdamW on the guide and on what the backbone has to train."""
         backbone = [p for p in self.network.backbone.parameters() if p.requires_grad]
         groups = [
-            {"params": list(self.guides.parameters()), "weight_decay": 0.0},
+            {"params": list(self.guide_modules.parameters()), "weight_decay": 0.0},
             {"params": backbone, "weight_decay": weight_decay},
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]] or groups[:1], lr=lr)
 
     def gradient_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters that Adam moves."""
-        yield from self.guides.parameters()
+        yield from self.guide_modules.parameters()
         yield from self.network.backbone.parameters()
 
-    def snapshot(self) -> dict[str, object]:
+    def snapshot(self) -> dict[str, Any]:
         """Everything that a fit changes."""
         state = {
-            "guides": self.guides.state_dict(),
+            "guides": self.guide_modules.state_dict(),
             "backbone": self.network.backbone.state_dict(),
         }
         return {**copy.deepcopy(state), "sites": dict(self.sites)}
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `snapshot`."""
-        self.guides.load_state_dict(state["guides"])
+        self.guide_modules.load_state_dict(state["guides"])
         self.network.backbone.load_state_dict(state["backbone"])
         self.sites = dict(state["sites"])
 
@@ -329,11 +325,12 @@ class VariationalProgram:
         """Write the centre of the guide into the model's families."""
         with torch.no_grad():
             for name, family in self.network.families.items():
-                family.prior.set_eta(self.guides[name]["prior"].median())
-                family.likelihood.set_eta(self.guides[name]["likelihood"].median())
-                factors = self._factors(name, family.prior.eta)
-                posterior = family.prior.condition(factors, family.prior.eta)
-                family.prior.settle(self.sites[name], posterior)
+                guide, prior = self.guides[name], family.prior
+                prior.set_eta(guide.prior.median())
+                family.likelihood.set_eta(guide.likelihood.median())
+                factors = guide.factors(prior(prior.eta), prior.reduce(self.sites[name]))
+                posterior = prior.condition(factors, prior.eta)
+                prior.settle(self.sites[name], prior.expand(posterior))
                 family.set_posterior(posterior)
 
     def settle(self, data: Mapping[str, TaskData]) -> float:
@@ -346,7 +343,7 @@ class VariationalProgram:
 
     def diagnose(self, step: int) -> str:
         """Which part of the bound is not finite, and what to try."""
-        parts = dict(self.guides.named_parameters())
+        parts: dict[str, Tensor] = dict(self.guide_modules.named_parameters())
         parts |= {f"backbone.{n}": p for n, p in self.network.backbone.named_parameters()}
         parts |= {f"features of {n}": rows.phi for n, rows in self.batch.items()}
         parts |= {f"factor of {n}": s.A for n, s in self.sites.items()}
@@ -379,6 +376,6 @@ def _family_batches(
             yield data.batch(batch)
 
 
-def _unit(like: Tensor) -> dist.Distribution:
+def _unit(like: Tensor) -> Distribution:
     """The unit Gaussian that stands for a prior without closed form in its guide."""
     return dist.Normal(torch.zeros_like(like), torch.ones_like(like)).to_event(3)

@@ -101,6 +101,10 @@ class TaskPrior(ProbabilisticModule):
         `information` (K,) is $\mathrm{tr}(A_k C_k) / (O D)$: the share of what is known of a
         task's weights that its own rows say; the rest comes from the prior, that is from the
         other tasks.
+
+        Args:
+            statistics: of the tasks.
+            posterior: of the tasks.
         """
         self.register_buffer("information", own_information(statistics, posterior))
 
