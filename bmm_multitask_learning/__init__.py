@@ -3,6 +3,7 @@
 from . import datasets, metrics, plots
 from .data import LeaveTasksOut, TaskData
 from .engines import NUTS, SVI, CoordinateAscent, FitResult
+from .estimators import MultitaskClassifier, MultitaskRegressor
 from .fitting import fit
 from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
 from .model import Family, MultitaskModel
@@ -23,7 +24,9 @@ __all__ = [
     "Gaussian",
     "IndependentTasks",
     "LeaveTasksOut",
+    "MultitaskClassifier",
     "MultitaskModel",
+    "MultitaskRegressor",
     "Poisson",
     "PooledTasks",
     "Prediction",

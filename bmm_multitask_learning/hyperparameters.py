@@ -55,8 +55,9 @@ class ProbabilisticModule(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         """The constructor's arguments, for `repr`."""
-        names = [name for name in inspect.signature(type(self)).parameters if name in self.__dict__]
-        return ", ".join(f"{name}={self.__dict__[name]!r}" for name in names)
+        names = inspect.signature(type(self)).parameters
+        kept = {name: self.__dict__[name] for name in names if name in self.__dict__}
+        return ", ".join(f"{name}={value!r}" for name, value in kept.items())
 
     @abstractmethod
     def hyperprior(self) -> Eta:

@@ -83,7 +83,11 @@ class Units:
 
 
 def moments(
-    value: Array, weight: Array | None, *, centred: bool, group: npt.NDArray[np.int64] | None = None
+    value: Array,
+    weight: Array | None,
+    *,
+    centred: bool,
+    groups: tuple[npt.NDArray[np.int64], int] | None = None,
 ) -> tuple[Array, Array]:
     """Weighted mean and spread of the columns of (N, M) values, NaN left out.
 
@@ -91,31 +95,42 @@ def moments(
         value: (N, M).
         weight: (N,) or None.
         centred: whether the spread is around the mean; otherwise the mean returned is 0.
-        group: (N,) group of each row, 0..G-1; None: one group.
+        groups: (N,) group of each row, and how many there are, G; None: one group.
 
     Returns:
-        (G, M) means and (G, M) spreads, 0 where a column is constant up to rounding.
+        (G, M) means and (G, M) spreads, 0 where a column is constant up to rounding. A group
+        without values takes the mean of the others.
+
+    Example:
+        >>> moments(np.array([[1.0], [3.0]]), None, centred=True)
+        (array([[2.]]), array([[1.]]))
     """
-    group = np.zeros(len(value), dtype=np.int64) if group is None else group
-    size = int(group.max()) + 1
+    group, size = (np.zeros(len(value), dtype=np.int64), 1) if groups is None else groups
     observed = ~np.isnan(value)
     share = observed * (1.0 if weight is None else weight[:, None])
-    largest = np.abs(np.where(observed & (share > 0), value, 0.0)).max(0)
-    unit = np.where(largest > 0, largest, 1.0)
+    largest = np.abs(np.where(share > 0, value, 0.0)).max(0)
+    unit = np.where(largest > 0, largest, 1.0)  # squares neither overflow nor vanish
     filled = np.where(observed, value, 0.0) / unit
+    count = _group_sum(share, group, size)
 
     def average(part: Array) -> Array:
-        total, count = np.zeros((2, size, value.shape[1]))
-        np.add.at(total, group, share * part)
-        np.add.at(count, group, share)
-        return np.where(count > 0, total / np.where(count > 0, count, 1.0), 0.0)
+        mean = _group_sum(share * part, group, size) / np.where(count > 0, count, 1.0)
+        others = mean.sum(0) / np.maximum((count > 0).sum(0), 1)
+        return np.where(count > 0, mean, others)
 
-    mean = average(filled) if centred else np.zeros((size, value.shape[1]))
+    mean = np.zeros((size, value.shape[1]))
     if centred:
+        mean = average(filled)
         mean = mean + average(filled - mean[group])  # once more, against rounding
     spread = np.sqrt(average(np.square(filled - mean[group])))
     spread = np.where(spread > _ROUNDING * np.abs(mean), spread, 0.0)
     return mean * unit, spread * unit
+
+
+def _group_sum(value: Array, group: npt.NDArray[np.int64], size: int) -> Array:
+    """(G, M) sums of the rows of (N, M) values in each group."""
+    columns = [np.bincount(group, weights=column, minlength=size) for column in value.T]
+    return np.stack(columns, -1)
 
 
 @final

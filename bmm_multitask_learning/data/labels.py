@@ -48,7 +48,7 @@ def as_labels(task: Any, name: str = "task") -> npt.NDArray[Any]:
 
 
 def _label_error(objects: npt.NDArray[Any], kinds: set[type], name: str) -> Exception:
-    missing = [row for row, item in enumerate(objects.tolist()) if _is_missing(item)]
+    missing = [row for row, item in enumerate(objects.tolist()) if is_missing(item)]
     if missing:
         return ValueError(
             f"{name} must have a label in every row; got {len(missing)} missing (NaN or None), "
@@ -67,7 +67,8 @@ def _label_error(objects: npt.NDArray[Any], kinds: set[type], name: str) -> Exce
     )
 
 
-def _is_missing(item: Any) -> bool:
+def is_missing(item: Any) -> bool:
+    """Whether a value stands for "not there": None, NaN, pandas' NA."""
     nan = isinstance(item, float | np.floating) and bool(np.isnan(item))
     return item is None or nan or type(item).__name__ in ("NAType", "NaTType")
 

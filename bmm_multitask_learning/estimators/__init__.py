@@ -1,0 +1,6 @@
+"""The scikit-learn face of the library."""
+
+from .classifier import MultitaskClassifier
+from .regressor import MultitaskRegressor
+
+__all__ = ["MultitaskClassifier", "MultitaskRegressor"]

@@ -1,0 +1,459 @@
+"""What the estimators share: standardise, add intercepts, fit, and undo it in every read-out."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal, Self, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+from torch import Tensor, nn
+
+from ..backbones import MLP
+from ..data import TaskData
+from ..data.arrays import ArrayLike, column_names, is_frame
+from ..data.labels import as_labels
+from ..engines import CoordinateAscent, Engine, FitResult
+from ..fitting import choose_engine, fit
+from ..likelihoods import Likelihood
+from ..model import MultitaskModel
+from ..posterior import WeightPosterior
+from ..prediction import Prediction
+from ..priors import SharedGaussian, TaskPrior
+from ..units import Array, Units, as_table, moments
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@final
+class WithConstant(nn.Module):
+    """A backbone whose features begin with a constant 1, the intercept of every task.
+
+    Args:
+        backbone: from inputs (N, ...) to features (N, D).
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (N, 1 + D)."""
+        phi = self.backbone(x)
+        return torch.cat([torch.ones_like(phi[:, :1]), phi], -1)
+
+
+class MultitaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
+    """What `MultitaskRegressor` and `MultitaskClassifier` share."""
+
+    def __init__(
+        self,
+        prior: TaskPrior | None = None,
+        likelihood: Likelihood | None = None,
+        *,
+        backbone: nn.Module | None = None,
+        engine: Engine | None = None,
+        standardize: bool = True,
+        fit_intercept: bool = True,
+        dtype: Literal["float64", "float32"] = "float64",
+        device: str = "cpu",
+        progress: bool = False,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.prior = prior
+        self.likelihood = likelihood
+        self.backbone = backbone
+        self.engine = engine
+        self.standardize = standardize
+        self.fit_intercept = fit_intercept
+        self.dtype = dtype
+        self.device = device
+        self.progress = progress
+        self.random_state = random_state
+
+    # ---- fit ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _encode(self, y: Any, *, reset: bool) -> Array:
+        """Targets as numbers (N,) or (N, O), NaN where not observed.
+
+        Args:
+            y: targets as the user gives them.
+            reset: whether to learn their coding, rather than use that of the fit.
+        """
+
+    @abstractmethod
+    def _default_likelihood(self) -> Likelihood:
+        """The likelihood where none was given."""
+
+    @abstractmethod
+    def _check_likelihood(self, likelihood: Likelihood) -> None:
+        """Raise a ValueError unless the likelihood suits the kind of targets."""
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        task: Any = None,
+        task_features: ArrayLike | Mapping[Hashable, Any] | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Fit copies of the prior, the likelihood and the backbone.
+
+        Args:
+            X: (N, D) features, or (N, ...) inputs of a backbone.
+            y: (N,) targets; (N, O) outputs of each task; without `task`, (N, K) targets of K tasks
+                on the same inputs. NaN (None for classes) means "not observed".
+            task: (N,) integer or string labels. None: one task, or one for each column of y.
+            task_features: (K, F) in the sorted order of the labels, a mapping from label to row,
+                or a frame indexed by label.
+            sample_weight: (N,) non-negative row weights.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: for shapes that disagree, inputs that are not finite, unobserved targets
+                only, or a likelihood of another kind.
+        """
+        data, self._shared_inputs = self._as_data(
+            X, y, task, task_features, sample_weight, reset=True
+        )
+        given = self.likelihood
+        likelihood = self._default_likelihood() if given is None else copy.deepcopy(given)
+        self._check_likelihood(likelihood)
+        self._units = self._learn_units(data, likelihood)
+        model = MultitaskModel(
+            SharedGaussian() if self.prior is None else copy.deepcopy(self.prior),
+            likelihood,
+            backbone=self._copied_backbone(),
+            dtype=self._torch_dtype(),
+        )
+        self.result_: FitResult = fit(
+            model,
+            self._standardised(data, data.task.numpy()),
+            engine=self.engine,
+            seed=self._seed(),
+            device=self.device,
+            progress=self.progress,
+        )
+        self.model_ = model
+        engine = choose_engine(model)[0] if self.engine is None else self.engine
+        if isinstance(engine, CoordinateAscent) and not self.result_.converged:
+            warnings.warn(
+                f"the bound was still rising after max_iter={engine.max_iter} iterations. Give "
+                f"engine=CoordinateAscent(max_iter={10 * engine.max_iter}), or a larger tol.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "model_" in vars(self)
+
+    def _torch_dtype(self) -> torch.dtype:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype must be one of {sorted(_DTYPES)}; got {self.dtype!r}.")
+        return _DTYPES[self.dtype]
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _copied_backbone(self) -> nn.Module | None:
+        if self.backbone is None:
+            return None
+        backbone = copy.deepcopy(self.backbone)
+        constant = isinstance(backbone, MLP) and backbone.constant
+        return WithConstant(backbone) if self.fit_intercept and not constant else backbone
+
+    def _as_data(
+        self, X: Any, y: Any, task: Any, task_features: Any, sample_weight: Any, *, reset: bool
+    ) -> tuple[TaskData, bool]:
+        """Checked data in the user's units, and whether y's columns are its tasks."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
+                "is None."
+            )
+        x = self._checked_inputs(X, reset=reset)
+        names = column_names(y)
+        target = self._encode(y, reset=reset)
+        check_consistent_length(x, target)
+        if np.isnan(target).all():
+            raise ValueError("y must have at least one observed target; got only NaN.")
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, x, ensure_non_negative=True)
+        if task is None and target.ndim == 2:
+            data = TaskData.from_multioutput(
+                x, target, tasks=names, task_features=task_features, weight=weight
+            )
+            return data, True
+        if task is None and reset:
+            task = np.zeros(len(x), dtype=np.int64)
+        labels = task if reset else self._labels(task, len(x))
+        return TaskData(x, target, labels, task_features=task_features, weight=weight), False
+
+    def _checked_inputs(self, X: Any, *, reset: bool) -> Array:
+        allow_nd = self.backbone is not None
+        checked = validate_data(self, X, reset=reset, dtype=np.float64, allow_nd=allow_nd)
+        return np.array(checked)  # a copy: memory of others may be read-only
+
+    def _learn_units(self, data: TaskData, likelihood: Likelihood) -> Units:
+        x, y, task, weight = _arrays(data)
+        width, outputs = x.shape[1], data.num_outputs
+        centre, gain = np.zeros(width), np.ones(width)
+        target_centre, target_scale = np.zeros((1, outputs)), np.ones((1, outputs))
+        if self.standardize and x.ndim == 2:
+            mean, spread = moments(x, weight, centred=self.fit_intercept)
+            centre = mean[0]
+            gain = np.where(spread[0] > 0, 1 / np.where(spread[0] > 0, spread[0], 1.0), 0.0)
+        if self.standardize and likelihood.location_scale:
+            groups = (task, data.num_tasks) if self._shared_inputs else None
+            target_centre, spread = moments(
+                y.reshape(len(y), outputs), weight, centred=self.fit_intercept, groups=groups
+            )
+            target_scale = np.where(spread > 0, spread, 1.0)
+        return Units(centre, gain, target_centre, target_scale)
+
+    def _standardised(self, data: TaskData, index: npt.NDArray[np.int64]) -> TaskData:
+        """The data in the model's units; `index` (N,) places each row's task among the fit's."""
+        x, y, task, weight = _arrays(data)
+        return TaskData(
+            self._features(x),
+            self._units.targets(y, index),
+            np.take(as_labels(list(data.tasks)), task),
+            tasks=data.tasks,
+            task_features=data.task_features,
+            weight=weight,
+        )
+
+    def _features(self, x: Array) -> Tensor:
+        """What the model sees of inputs in the user's units."""
+        z = self._units.features(x) if x.ndim == 2 else x
+        if self.backbone is None:
+            z = np.column_stack([np.ones(len(z)), z]) if self.fit_intercept else z
+            return torch.from_numpy(z)
+        parameter = next(self.backbone.parameters(), None)
+        return torch.from_numpy(z).to(torch.float64 if parameter is None else parameter.dtype)
+
+    # ---- results ------------------------------------------------------------------------------
+
+    def predict_dist(
+        self,
+        X: ArrayLike,
+        task: Any = None,
+        task_features: ArrayLike | Mapping[Hashable, Any] | None = None,
+    ) -> Prediction:
+        """Predictive distributions in the user's units; see `Prediction`.
+
+        Args:
+            X: (N, D) features, or (N, ...) inputs of a backbone.
+            task: (N,) labels, or one label for all rows; a label outside the fit gets the
+                population's prediction, with one warning. None is for a single task, and for K
+                tasks on shared inputs, where every read-out has the axes (N, K, ...).
+            task_features: of the tasks outside the fit, if the prior reads them: a row for each
+                in order of first appearance, a mapping from label to row, or a frame indexed by
+                label.
+
+        Returns:
+            the distributions. Classes are numbered by their place in `classes_`.
+
+        Raises:
+            ValueError: for a missing task, or inputs of another shape than in the fit.
+        """
+        check_is_fitted(self)
+        x = self._checked_inputs(X, reset=False)
+        tasks = self.model_.tasks
+        table = task is None and self._shared_inputs
+        if table:
+            labels = list(tasks) * len(x)
+            x = np.repeat(x, len(tasks), axis=0)
+        else:
+            labels = self._labels(task, len(x))
+        index = self._index(labels)
+        if is_frame(task_features):
+            frame = task_features
+            task_features = dict(zip(frame.index, frame.to_numpy(dtype=np.float64), strict=True))
+        prediction = self.model_.predict(self._features(x), labels, task_features=task_features)
+        prediction = _as_numpy(prediction)
+        if self.model_.likelihood.location_scale:
+            prediction = self._units.prediction(prediction, index)
+        return as_table(prediction, len(tasks)) if table else prediction
+
+    def _labels(self, task: Any, num_rows: int) -> list[Hashable]:
+        tasks = self.model_.tasks
+        if task is None and len(tasks) > 1:
+            raise ValueError(
+                f"the fit had {len(tasks)} tasks: say which task each row belongs to with task=. "
+                "Inside scikit-learn's tools, request it by set_predict_request(task=True) and "
+                "set_score_request(task=True) with metadata routing enabled."
+            )
+        if task is None or isinstance(task, str | int | np.generic):
+            one = tasks[0] if task is None else as_labels([task]).tolist()[0]
+            return [one] * num_rows
+        labels: list[Hashable] = as_labels(task).tolist()
+        if len(labels) != num_rows:
+            raise ValueError(
+                f"task must be one label, or one for each of the {num_rows} rows of X; got "
+                f"{len(labels)} labels."
+            )
+        return labels
+
+    def _index(self, labels: Sequence[Hashable]) -> npt.NDArray[np.int64]:
+        """(N,) place of each label among the fit's tasks, -1 for one outside the fit."""
+        index = self.model_.family().index_of(labels).numpy()
+        if self._shared_inputs and (index < 0).any():
+            unknown = labels[int((index < 0).argmax())]
+            raise ValueError(
+                f"{unknown!r} is not one of the fit's targets, {list(self.model_.tasks)[:5]}. "
+                "Each column of y has units of its own, so nothing can be said of another one. "
+                "Fit with task= in long form for tasks in common units."
+            )
+        return index
+
+    def predict_interval(
+        self,
+        X: ArrayLike,
+        task: Any = None,
+        coverage: float = 0.9,
+        task_features: ArrayLike | Mapping[Hashable, Any] | None = None,
+    ) -> Array:
+        """Central predictive interval of the target; of the probability, for classes.
+
+        Args:
+            X, task, task_features: see `predict_dist`.
+            coverage: probability of the interval.
+
+        Returns:
+            (N, 2) lower and upper ends, with an axis for outputs or tasks before the last.
+        """
+        interval: Array = self.predict_dist(X, task, task_features).interval(coverage)
+        return interval
+
+    def predict_quantiles(
+        self,
+        X: ArrayLike,
+        task: Any = None,
+        levels: Sequence[float] = (0.05, 0.5, 0.95),
+        task_features: ArrayLike | Mapping[Hashable, Any] | None = None,
+    ) -> Array:
+        """Quantiles of the target; of the probability, for classes.
+
+        Args:
+            X, task, task_features: see `predict_dist`.
+            levels: Q levels between 0 and 1.
+
+        Returns:
+            (N, Q), with an axis for outputs or tasks before the last.
+        """
+        prediction = self.predict_dist(X, task, task_features)
+        return np.stack([prediction.quantile(level) for level in levels], -1)
+
+    def adapt(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        task: Any = None,
+        task_features: ArrayLike | Mapping[Hashable, Any] | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
+        """A copy that has also seen these rows, of new tasks or of known ones.
+
+        Hyperparameters, backbone, units and the other tasks stay as they are.
+
+        Args:
+            X, y, task, task_features, sample_weight: as in `fit`; without `task`, rows of the
+                fit's single task, or of its K tasks on shared inputs.
+
+        Returns:
+            another fitted estimator.
+        """
+        check_is_fitted(self)
+        data, columns = self._as_data(X, y, task, task_features, sample_weight, reset=False)
+        if columns != self._shared_inputs:
+            form = "(N, K) targets of tasks on shared inputs" if self._shared_inputs else "task="
+            raise ValueError(f"the fit had {form}: give these rows in the same form.")
+        index = self._index([data.tasks[k] for k in data.task.tolist()])
+        adapted = copy.copy(self)
+        adapted.model_ = self.model_.adapt(self._standardised(data, index))
+        return adapted
+
+    @property
+    def tasks_(self) -> npt.NDArray[Any]:
+        """(K,) labels of the tasks, in the order of every read-out."""
+        check_is_fitted(self)
+        return np.asarray(self.model_.tasks)
+
+    @property
+    def relations_(self) -> Array:
+        """(K, K) relations between tasks; see the prior's `relations` for what they mean."""
+        check_is_fitted(self)
+        return self.model_.relations().cpu().numpy()
+
+    @property
+    def coef_(self) -> Array:
+        """(K, D) or (K, O, D) posterior mean of the slopes, in the user's units."""
+        return self._linear(self._weights().mean)[0]
+
+    @property
+    def intercept_(self) -> Array:
+        """(K,) or (K, O) posterior mean of the intercepts, in the user's units."""
+        return self._linear(self._weights().mean)[1]
+
+    def sample_posterior(self, num_samples: int = 100, *, seed: int = 0) -> tuple[Array, Array]:
+        """Joint draws of all tasks' slopes and intercepts, in the user's units.
+
+        Args:
+            num_samples: S.
+            seed: the only source of randomness.
+
+        Returns:
+            slopes (S, K, [O,] D) and intercepts (S, K, [O]).
+        """
+        return self._linear(self._weights().sample(num_samples, seed=seed))
+
+    def _weights(self) -> WeightPosterior:
+        check_is_fitted(self)
+        if self.backbone is not None:
+            raise AttributeError(
+                "the weights belong to the backbone's features, not to the columns of X: see "
+                "model_.weights, in the model's own units."
+            )
+        return self.model_.weights
+
+    def _linear(self, weights: Tensor) -> tuple[Array, Array]:
+        sizes = self.model_.family().sizes
+        w = weights.double().cpu().numpy()
+        single = sizes.num_outputs == 1  # the O axis is not there
+        slope, constant = self._units.weights(
+            w[..., None, :] if single else w, intercept=self.fit_intercept
+        )
+        return (slope[..., 0, :], constant[..., 0]) if single else (slope, constant)
+
+
+def _arrays(data: TaskData) -> tuple[Array, Array, npt.NDArray[np.int64], Array | None]:
+    """x, y, task and weight as NumPy arrays."""
+    weight = None if data.weight is None else data.weight.numpy()
+    return data.x.numpy(), data.y.numpy(), data.task.numpy(), weight
+
+
+def _as_numpy(prediction: Prediction) -> Prediction:
+    known = prediction.known.cpu().numpy()
+    return dataclasses.replace(prediction, known=known, _numpy=True)
