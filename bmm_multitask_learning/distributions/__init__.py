@@ -2,12 +2,14 @@
 
 from .affine import Affine
 from .exchangeable_gaussian import ExchangeableGaussian
+from .gaussian_mixture import GaussianMixture
 from .posterior_gaussian import PosteriorGaussian
 from .wishart import LogCholeskyTransform, Wishart, positive_definite_matrix
 
 __all__ = [
     "Affine",
     "ExchangeableGaussian",
+    "GaussianMixture",
     "LogCholeskyTransform",
     "PosteriorGaussian",
     "Wishart",

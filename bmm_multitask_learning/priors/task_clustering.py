@@ -29,6 +29,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..distributions import GaussianMixture
 from ..gaussian import DiagonalScale, Scale
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior, mixture_posterior
@@ -165,7 +166,7 @@ class TaskClustering(TaskPrior):
         root = self._scale(eta).root
         component = dist.MultivariateNormal(loc, scale_tril=root.expand(*loc.shape, -1))
         mixing = dist.Categorical(logits=self._log_prior(eta, self.design))
-        return dist.MixtureSameFamily(mixing, component.to_event(1)).to_event(1)
+        return GaussianMixture(mixing, component.to_event(1)).to_event(1)
 
     def _loc(self, eta: Eta, design: Tensor) -> Tensor:
         """Prior means (K, C, O, D)."""
