@@ -28,5 +28,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the notebooks to the files of the site."""
     for path in sorted(EXAMPLES.glob("*.ipynb")):
-        files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
+        place = path.relative_to(EXAMPLES.parent).as_posix()
+        files.append(File(place, str(EXAMPLES.parent), config.site_dir, config.use_directory_urls))
     return files

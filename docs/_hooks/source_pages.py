@@ -36,7 +36,7 @@ def line_of(module: str, text: str) -> int:
     found = [number for number, line in enumerate(lines, 1) if text in line]
     if len(found) != 1:
         raise LookupError(
-            f"{module} has {len(found)} lines with {text!r} (lines {found}); exactly one is needed."
+            f"{module} has {len(found)} lines with {text!r} (lines {found}); one is needed."
         )
     return found[0]
 
@@ -57,8 +57,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, source_uri(module), content=page))
         target = source_uri(module).removeprefix("source/")
         rows.append(f"| [`{module}`]({target}) | {summary} |")
-    index = f"{HEAD}# Source\n\nModules of the package, and what each is for.\n\n| module | |\n|---|---|\n"
-    content = index + "\n".join(rows) + "\n"
+    index = f"{HEAD}# Source\n\nModules of the package, and what each is for.\n\n"
+    content = index + "| module | |\n|---|---|\n" + "\n".join(rows) + "\n"
     files.append(File.generated(config, "source/index.md", content=content))
     return files
 
