@@ -51,7 +51,6 @@ app = typer.Typer(
 )
 _OUT = Console()
 _ERR = Console(stderr=True)
-_WIDE = 110  # columns of a terminal on which tables breathe
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -259,7 +258,7 @@ def compare(
         train, test = layout.standardise(train), layout.standardise(test)
         priors = {name.value: PRIORS[name](None, False) for name in PriorName}  # noqa: FBT003
         if task_features:
-            priors["clustering, gated"] = TaskClustering(gating=True)
+            priors["gated clusters"] = TaskClustering(gating=True)
         caption = f"Fitted on {train.num_rows:,} rows of {raw.num_tasks:,} tasks, scored on "
         caption += f"{test.num_rows:,} others."
         fitted = []
@@ -334,37 +333,34 @@ def _verdict(layout: Layout, frame: pd.DataFrame, table: pd.DataFrame, coverage:
     if layout.classes:
         place = table["predicted"].map({name: i for i, name in enumerate(layout.classes)})
         right = (place.to_numpy() == y)[~np.isnan(y)].mean()
-        return f"{seen}{right:.1%} of the rows are classified right."
+        return f"{seen}{100 * right:.1f} % of the rows are classified right."
     lower, upper = table["lower"].to_numpy(), table["upper"].to_numpy()
     return (
-        f"{seen}RMSE {metrics.rmse(y, table['mean'].to_numpy()):.4g}; the {coverage:.0%} intervals "
-        f"hold {metrics.interval_coverage(y, lower, upper):.1%} of the rows."
+        f"{seen}RMSE {metrics.rmse(y, table['mean'].to_numpy()):.4g}; the {100 * coverage:g} % "
+        f"intervals hold {100 * metrics.interval_coverage(y, lower, upper):.1f} % of the rows."
     )
 
 
 def _print_table(table: Table) -> None:
-    """A report's table on the terminal, the best of a column in green."""
-    wide = _OUT.width >= _WIDE
+    """A report's table, turned so that it fits a terminal: a line a measure, the best in green."""
     grid = Grid(
         caption=table.caption,
         caption_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1) if wide else 0,
+        padding=(0, 1, 0, 0),
     )
-    longest = max(len(word) for row in table.rows for word in str(row[0]).split())
-    for index, column in enumerate(table.columns):
-        head = escape(column.name) + (f"\n[dim]{escape(column.unit)}[/]" if column.unit else "")
-        grid.add_column(
-            head, justify="right" if column.format else "left", min_width=0 if index else longest
-        )
-    values = list(zip(*table.rows, strict=True))
-    winners = [c.winners(cells) for c, cells in zip(table.columns, values, strict=True)]
+    grid.add_column("", no_wrap=True)
     for row in table.rows:
-        cells = []
-        for column, value, best in zip(table.columns, row, winners, strict=True):
-            text = escape(column.text(value))
-            cells.append(f"[bold green]{text}[/]" if column.text(value) in best else text)
-        grid.add_row(*cells)
+        grid.add_column(escape(str(row[0])), justify="right", vertical="bottom")
+    for index, column in enumerate(table.columns[1:], start=1):
+        values = [row[index] for row in table.rows]
+        best = column.winners(values)
+        texts = [column.text(value) for value in values]
+        unit = f"[dim], {escape(column.unit)}[/]" if column.unit else ""
+        grid.add_row(
+            escape(column.name) + unit,
+            *(f"[bold green]{escape(text)}[/]" if text in best else text for text in texts),
+        )
     _OUT.print(grid)

@@ -121,9 +121,9 @@ def numbers(frame: pd.DataFrame, columns: Sequence[str]) -> Floats:
         bad = ~np.isfinite(values.to_numpy(dtype=np.float64))
         if bad.any():
             raise TableError(
-                f"column {column!r} is empty or infinite in {int(bad.sum())} of {len(frame)} rows, "
-                f"first in line {int(bad.argmax()) + 2}. Fill or drop these rows, or leave the "
-                "column out with --features."
+                f"column {column!r} is empty or infinite in {int(bad.sum())} of {len(frame)} "
+                f"rows, first in line {int(bad.argmax()) + 2}. Fill or drop these rows, or "
+                "leave the column out with --features."
             )
     return frame[list(columns)].to_numpy(dtype=np.float64)
 
@@ -252,8 +252,8 @@ def _check_classes(target: str, found: Sequence[str], kind: TargetKind) -> None:
         raise TableError(f"target {target!r} has {len(found)} class; at least two are needed.")
     if kind is TargetKind.BINARY and len(found) > 2:
         raise TableError(
-            f"target {target!r} has {len(found)} different values ({_listed(found, 5)}); bernoulli "
-            "takes two. Say --likelihood categorical, or gaussian for numbers."
+            f"target {target!r} has {len(found)} different values ({_listed(found, 5)}); "
+            "bernoulli takes two. Say --likelihood categorical, or gaussian for numbers."
         )
     if len(found) > _MOST_CLASSES:
         raise TableError(

@@ -73,7 +73,8 @@ def _summary(study: Study) -> str:
         pupils are few. A shared Gaussian population of schools lets the data decide how much they
         have in common: its error on pupils it had not seen is {study.error(SHARED):.3f} standard
         deviations of the exam score, against {study.error(ALONE):.3f} for each school alone and
-        {study.error(POOLED):.3f} for all as one. Its 90 % intervals held {100 * study.held(SHARED):.1f} % of them.
+        {study.error(POOLED):.3f} for all as one. Its 90 % intervals held
+        {100 * study.held(SHARED):.1f} % of them.
     """
 
 
@@ -159,8 +160,8 @@ def _newcomers(study: Study) -> list[Section]:
             f"""
             For a school that was not in the fit the model predicts from the population of
             schools, with wider intervals. As pupils of that school come in, it adapts without a
-            new fit. After {five} pupils, its error is {adapted:.3f}; a model of these pupils alone has
-            {alone:.3f}.
+            new fit. After {five} pupils, its error is {adapted:.3f}; a model of these pupils
+            alone has {alone:.3f}.
             """,
             heading="A school nobody has seen",
         ),
@@ -183,9 +184,9 @@ def _kinds(study: Study, figures: dict[str, Figure]) -> list[Section]:
             f"""
             Left to choose their number, task clustering finds {kinds}. Asked for two, with the
             chance of each depending on a school's intake and whether it is mixed, for boys or for
-            girls, it splits them as below; its error on held-out pupils is {study.error(GATED):.3f}, against
-            {study.error(SHARED):.3f} for one population. Read the two clusters as a description,
-            not as two kinds that exist.
+            girls, it splits them as below; its error on held-out pupils is
+            {study.error(GATED):.3f}, against {study.error(SHARED):.3f} for one population. Read the
+            two clusters as a description, not as two kinds that exist.
             """,
             heading="Are there kinds of schools?",
         ),

@@ -68,8 +68,8 @@ def _forest(study: Study) -> Picture:
             label="school effect [sd]",
         ),
         f"What each school adds for the average pupil, with 90 % intervals, against the mean of"
-        f" all schools. {apart} of {len(mean)} schools are clearly above or below it; the others are "
-        "not told apart from it by these data.",
+        f" all schools. {apart} of {len(mean)} schools are clearly above or below it; the others "
+        "are not told apart from it by these data.",
         "Schools ranked by their effect, each with an interval; most overlap.",
         (8.4, 4.4),
     )
@@ -110,8 +110,8 @@ def _predictions(study: Study) -> Picture:
     interval = prediction.interval(0.9)
     return Picture(
         partial(plots.predictions, study.test.y, prediction.mean, interval[:, 0], interval[:, 1]),
-        "Held-out pupils under the shared Gaussian: observed against predicted exam scores, with 90 % "
-        "intervals. Crosses are the pupils whose interval missed.",
+        "Held-out pupils under the shared Gaussian: observed against predicted exam scores, with "
+        "90 % intervals. Crosses are the pupils whose interval missed.",
         "Observed against predicted scores around the diagonal, with vertical intervals.",
         (7.6, 5.2),
     )
@@ -162,8 +162,8 @@ def _relations(study: Study) -> Picture:
 def _bound(study: Study) -> Picture:
     return Picture(
         partial(plots.bound, study.candidates[GATED].result.history),
-        "The fit of the gated clustering: log joint density of the pupils' scores and the hyperparameters, "
-        "iteration by iteration. It never falls.",
+        "The fit of the gated clustering: log joint density of the pupils' scores and the "
+        "hyperparameters, iteration by iteration. It never falls.",
         "A curve that rises steeply and levels off.",
         (7.0, 3.8),
     )

@@ -26,7 +26,7 @@ from .newcomers import newcomers
 Floats = npt.NDArray[np.float64]
 
 ALONE, POOLED, SHARED = "Independent tasks", "Pooled tasks", "Shared Gaussian"
-AUTO, GATED = "Task clustering", "Task clustering, gated"
+AUTO, GATED = "Task clusters", "Gated clusters"
 READING = 1  # column of the reading score, after the constant
 _DRAWS = 4000
 _SIZES = ((1, 30), (31, 60), (61, 10**9))
@@ -85,8 +85,8 @@ class Study:
                 f"Fitted on {self.train.num_rows:,} pupils, scored on the other "
                 f"{self.test.num_rows:,}. sd: standard deviations of the exam score. EV: explained"
                 " variance, in all, within schools, and as the mean over schools. Evidence ranks "
-                "models of one kind only, so none is marked. Task clustering chooses its number of "
-                "clusters; the gated one has two, whose chances depend on facts about the school. "
+                "models of one kind only, so none is marked. Task clusters choose their number; "
+                "there are two gated ones, whose chances depend on facts about the school. "
                 "The priors: IndependentTasks, PooledTasks, SharedGaussian, TaskClustering."
             ),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -22,6 +23,7 @@ from bmm_multitask_learning.report.style import STYLE
 
 # More columns than this are set smaller, so that they fit a page.
 _MANY_COLUMNS = 7
+_PER_CENT = re.compile(r"(?<=\d) %")
 
 
 def write_report(
@@ -125,7 +127,12 @@ def _body(sections: Sequence[Section]) -> Iterator[str]:
 
 def _paragraphs(text: str) -> str:
     blocks = [" ".join(block.split()) for block in text.strip().split("\n\n")]
-    return "\n".join(f"<p>{escape(block)}</p>" for block in blocks if block)
+    return "\n".join(f"<p>{_prose(block)}</p>" for block in blocks if block)
+
+
+def _prose(text: str) -> str:
+    """Escaped text in which a figure and its per cent sign stay on one line."""
+    return _PER_CENT.sub("\N{NARROW NO-BREAK SPACE}%", escape(text))
 
 
 def _facts(facts: Facts) -> str:
@@ -152,7 +159,7 @@ def _table(table: Table, number: int) -> str:
     wide = ' class="wide"' if len(table.columns) > _MANY_COLUMNS else ""
     note = " The best of a column is set in bold." if marked else ""
     return f"""<figure class="table">
-<figcaption><b>Table {number}.</b> {escape(table.caption)}{note}</figcaption>
+<figcaption><b>Table {number}.</b> {_prose(table.caption)}{note}</figcaption>
 <div class="scroll" tabindex="0"><table{wide}>
 <thead><tr>{head}</tr></thead>
 <tbody>
@@ -186,7 +193,7 @@ def _figure(figure: Figure, number: int) -> str:
         picture, look = f"<picture>{source}{picture}</picture>", ""
     return f"""<figure{look}>
 {picture}
-<figcaption><b>Figure {number}.</b> {escape(figure.caption)}</figcaption>
+<figcaption><b>Figure {number}.</b> {_prose(figure.caption)}</figcaption>
 </figure>"""
 
 
