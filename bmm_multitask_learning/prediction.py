@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .data import TaskData
-from .likelihoods import Likelihood, QuadraticLikelihood, Rows
+from .likelihoods import Likelihood, Rows
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
 from .sites import blend, latent_moments, local_factor
@@ -385,10 +385,8 @@ def _further_statistics(
     likelihood: Likelihood, rows: Rows, before: WeightPosterior
 ) -> TaskStatistics:
     """The rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments."""
-    if isinstance(likelihood, QuadraticLikelihood) and likelihood.exact:
-        return likelihood.statistics(likelihood.summarise(rows), likelihood.eta)
     statistics = local_factor(likelihood, rows, *latent_moments(before, rows), likelihood.eta)
-    for _ in range(_LOCAL_STEPS):
+    for _ in range(0 if likelihood.exact else _LOCAL_STEPS):
         moments = latent_moments(before.condition(statistics), rows)
         new = local_factor(likelihood, rows, *moments, likelihood.eta)
         statistics = blend(statistics, new, 0.5)

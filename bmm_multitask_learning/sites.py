@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .hyperparameters import Eta
-from .likelihoods import Likelihood, Rows
+from .likelihoods import Likelihood, QuadraticLikelihood, Rows
 from .posterior import WeightPosterior
-from .statistics import TaskStatistics, make_blocks, task_sum
+from .statistics import TaskStatistics, task_sum
 
 # Curvature below this share of a row's largest is raised: a factor must stay one where the log
 # likelihood is convex, as Student-t tails are.
@@ -46,8 +46,11 @@ def local_factor(
     r"""The Gaussian factor with the gradient and curvature that q sees, summed by task.
 
     With $E(\mu, v) = E_{N(\mu, v)}[\log p(y \mid f)]$, $h = -2\,\partial E/\partial v$ and
-    $g = \partial E/\partial \mu$: $A = \sum h\,\phi\phi^\top$, $b = \sum (g + h\mu)\,\phi$.
+    $g = \partial E/\partial \mu$: $A = \sum h\,\phi\phi^\top$, $b = \sum (g + h\mu)\,\phi$. For
+    a Gaussian likelihood this is the likelihood itself, wherever q is.
     """
+    if isinstance(likelihood, QuadraticLikelihood) and likelihood.exact:
+        return likelihood.statistics(likelihood.summarise(rows), theta)
     with torch.enable_grad():
         mean = mean.detach().requires_grad_()
         variance = variance.detach().requires_grad_()
@@ -59,9 +62,8 @@ def local_factor(
     floor = _LEAST_CURVATURE * curvature.abs().amax(-1, keepdim=True)
     curvature = torch.maximum(curvature, floor)
     linear = gradient.sum(1) + curvature * average
-    blocks = make_blocks(rows.task, rows.num_tasks, phi.shape[1])
-    A = blocks.gram(phi, curvature)
-    b = blocks.project(phi, linear)
+    A = rows.blocks.gram(phi, curvature)
+    b = rows.blocks.project(phi, linear)
     # the constant drops out of the bound; it is 0
     count = task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks)
     return TaskStatistics(A, b, torch.zeros_like(b[..., 0]), count)
@@ -76,6 +78,5 @@ def blend(old: TaskStatistics, new: TaskStatistics, rate: float) -> TaskStatisti
 
 def latent_moments(posterior: WeightPosterior, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
     """Responsibilities (N, C), means and variances (N, C, O) of the latents of each row."""
-    blocks = make_blocks(rows.task, rows.num_tasks, rows.phi.shape[1])
-    mean, variance = posterior.latent(rows.phi, blocks)
+    mean, variance = posterior.latent(rows.phi, rows.blocks)
     return posterior.log_weights.exp()[rows.task], mean, variance

@@ -25,8 +25,6 @@ def start_sites(
     if not (isinstance(likelihood, QuadraticLikelihood) and prior.closed_form):
         return _laplace_start(family, rows, generator)
     CoordinateAscent().fit_family(family, rows, generator, progress=progress)
-    if likelihood.exact:
-        return likelihood.statistics(likelihood.summarise(rows), likelihood.eta)
     moments = latent_moments(family.weights, rows)
     return local_factor(likelihood, rows, *moments, likelihood.eta)
 

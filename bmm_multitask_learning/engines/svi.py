@@ -215,6 +215,7 @@ class VariationalProgram:
         self.num_rows = sum(part.num_rows for part in data.values())
         self.exact = all(family.likelihood.exact for family in model.families.values())
         self.batch: dict[str, Rows] = {}
+        self._last: dict[str, TaskData] = {}
         self._posterior: dict[str, WeightPosterior] = {}
         self._theta: dict[str, Eta] = {}
         self._moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
@@ -229,10 +230,14 @@ class VariationalProgram:
         parts = list(batch.items())
         phi = self.network.features(torch.cat([part.x for _, part in parts]))
         pieces = phi.split([part.num_rows for _, part in parts])
-        self.batch = {
-            name: Rows.from_targets(piece, part.y, part.weight, part.task, part.num_tasks)
-            for (name, part), piece in zip(parts, pieces, strict=True)
-        }
+        for (name, part), piece in zip(parts, pieces, strict=True):
+            # all rows come again at every step: their layout by task stays
+            again = part is self._last.get(name)
+            blocks = self.batch[name].blocks if again else None
+            self.batch[name] = Rows.from_targets(
+                piece, part.y, part.weight, part.task, part.num_tasks, blocks
+            )
+        self._last = dict(batch)
 
     def guide(self) -> None:
         r"""$q(\eta)\, q(W \mid \eta)$."""

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
-from ..statistics import RowBlocks, TaskStatistics, task_sum
+from ..statistics import TaskStatistics, task_sum
 from .likelihood import QuadraticLikelihood, Rows
 
 
@@ -20,7 +20,6 @@ class TiltedRows:
     """Rows with the local parameter ξ (N, O) of each target's Pólya-Gamma variable."""
 
     rows: Rows
-    blocks: RowBlocks
     xi: Tensor
 
 
@@ -76,7 +75,7 @@ class Bernoulli(QuadraticLikelihood[TiltedRows]):
         """There is nothing to set."""
 
     def summarise(self, rows: Rows) -> TiltedRows:
-        return TiltedRows(rows, rows.blocks(), torch.zeros_like(rows.y))
+        return TiltedRows(rows, torch.zeros_like(rows.y))
 
     def refresh(self, summary: TiltedRows, rows: Rows) -> TiltedRows:
         return dataclasses.replace(summary, rows=rows)
@@ -85,15 +84,15 @@ class Bernoulli(QuadraticLikelihood[TiltedRows]):
         rows, xi = summary.rows, summary.xi
         # A = Σ ω φφᵀ,  b = Σ (y − ½) φ
         return TaskStatistics(
-            A=summary.blocks.gram(rows.phi, rows.weight * polya_gamma_mean(xi)),
-            b=summary.blocks.project(rows.phi, rows.weight * (rows.y - 0.5)),
+            A=rows.blocks.gram(rows.phi, rows.weight * polya_gamma_mean(xi)),
+            b=rows.blocks.project(rows.phi, rows.weight * (rows.y - 0.5)),
             c=task_sum(rows.weight * logistic_constant(xi), rows.task, rows.num_tasks),
             rows=task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks),
         )
 
     def update(self, summary: TiltedRows, posterior: WeightPosterior) -> TiltedRows:
         # ξ_n² = E[f_n²]
-        mean, variance = posterior.latent(summary.rows.phi, summary.blocks)
+        mean, variance = posterior.latent(summary.rows.phi, summary.rows.blocks)
         weight = posterior.log_weights.exp()[summary.rows.task]
         square = torch.einsum("nc,nco->no", weight, mean.square() + variance)
         return dataclasses.replace(summary, xi=square.sqrt())

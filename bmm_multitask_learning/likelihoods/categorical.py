@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
-from ..statistics import RowBlocks, TaskStatistics, task_sum
+from ..statistics import TaskStatistics, task_sum
 from .bernoulli import logistic_constant, polya_gamma_mean
 from .likelihood import QuadraticLikelihood, Rows
 
@@ -25,7 +25,6 @@ class TiltedClasses:
     """Rows with one-hot targets (N, O) and the bound's local parameters ξ (N, O) and α (N, 1)."""
 
     rows: Rows
-    blocks: RowBlocks
     one_hot: Tensor
     xi: Tensor
     alpha: Tensor
@@ -96,7 +95,7 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         zero = torch.zeros_like(one_hot)
         # ξ = 0 and Bouchard's α at f = 0
         alpha = zero[:, :1] + (0.5 * self.num_classes - 1) / (0.25 * self.num_classes)
-        return TiltedClasses(rows, rows.blocks(), one_hot, zero + alpha, alpha)
+        return TiltedClasses(rows, one_hot, zero + alpha, alpha)
 
     def refresh(self, summary: TiltedClasses, rows: Rows) -> TiltedClasses:
         return dataclasses.replace(summary, rows=rows)
@@ -109,14 +108,14 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         constant = logistic_constant(xi) + 0.5 * alpha - 0.5 * omega * alpha.square()
         constant = constant - alpha / self.num_classes
         return TaskStatistics(
-            A=summary.blocks.gram(rows.phi, rows.weight * omega),
-            b=summary.blocks.project(rows.phi, rows.weight * linear),
+            A=rows.blocks.gram(rows.phi, rows.weight * omega),
+            b=rows.blocks.project(rows.phi, rows.weight * linear),
             c=task_sum(rows.weight * constant, rows.task, rows.num_tasks),
             rows=task_sum(rows.weight[:, 0], rows.task, rows.num_tasks),
         )
 
     def update(self, summary: TiltedClasses, posterior: WeightPosterior) -> TiltedClasses:
-        mean, variance = posterior.latent(summary.rows.phi, summary.blocks)
+        mean, variance = posterior.latent(summary.rows.phi, summary.rows.blocks)
         weight = posterior.log_weights.exp()[summary.rows.task]
         first = torch.einsum("nc,nco->no", weight, mean)
         second = torch.einsum("nc,nco->no", weight, mean.square() + variance)

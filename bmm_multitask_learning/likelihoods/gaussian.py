@@ -112,7 +112,7 @@ class Gaussian(QuadraticLikelihood[Moments]):
         self.set_eta(theta)
 
     def summarise(self, rows: Rows) -> Moments:
-        blocks = rows.blocks()
+        blocks = rows.blocks
         shared = rows.weight[:, :1]
         same = bool((rows.weight == shared).all())  # one ΦᵀΦ for all outputs
         weighted = rows.weight * rows.y

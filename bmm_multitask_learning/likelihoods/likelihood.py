@@ -28,28 +28,37 @@ class Rows:
         y: (N, T) targets; whatever stands where `weight` is 0 is not read.
         weight: (N, T) row weights, 0 where a target is not observed.
         task: (N,) task index.
-        num_tasks: K.
+        blocks: the rows laid out by task.
     """
 
     phi: Tensor
     y: Tensor
     weight: Tensor
     task: Tensor
-    num_tasks: int
+    blocks: RowBlocks
 
     @classmethod
     def from_targets(
-        cls, phi: Tensor, y: Tensor, weight: Tensor | None, task: Tensor, num_tasks: int
+        cls,
+        phi: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        task: Tensor,
+        num_tasks: int,
+        blocks: RowBlocks | None = None,
     ) -> Rows:
-        """NaN in `y` (N,) or (N, T) means "not observed"."""
+        """NaN in `y` (N,) or (N, T) means "not observed"; `blocks` of the same rows are reused."""
         y = (y[:, None] if y.ndim == 1 else y).to(phi.dtype)
         observed = ~y.isnan()
         w = observed.to(phi.dtype) if weight is None else observed * weight.to(phi.dtype)[:, None]
-        return cls(phi, torch.where(observed, y, 0.0), w, task, num_tasks)
+        if blocks is None:
+            blocks = make_blocks(task, num_tasks, phi.shape[1])
+        return cls(phi, torch.where(observed, y, 0.0), w, task, blocks)
 
-    def blocks(self) -> RowBlocks:
-        """The rows laid out by task."""
-        return make_blocks(self.task, self.num_tasks, self.phi.shape[1])
+    @property
+    def num_tasks(self) -> int:
+        """K."""
+        return self.blocks.num_tasks
 
 
 class Likelihood(ProbabilisticModule):
