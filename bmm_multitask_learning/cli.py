@@ -353,7 +353,9 @@ def _print_table(table: Table) -> None:
     )
     grid.add_column("", no_wrap=True)
     for row in table.rows:
-        grid.add_column(escape(str(row[0])), justify="right", vertical="bottom")
+        name = str(row[0])
+        longest = max(map(len, name.split()))
+        grid.add_column(escape(name), justify="right", vertical="bottom", min_width=longest)
     for index, column in enumerate(table.columns[1:], start=1):
         values = [row[index] for row in table.rows]
         best = column.winners(values)
