@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..data import TaskData
 from ..hyperparameters import ProbabilisticModule, pack, unpack
