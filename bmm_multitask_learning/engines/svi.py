@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast, final
 
@@ -25,7 +26,8 @@ from pyro.contrib.autoname import scope
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from tqdm.auto import tqdm
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
+from tqdm import tqdm
 
 from ..data import TaskData
 from ..distributions import PosteriorGaussian
@@ -140,28 +142,49 @@ class SVI:
         stopper = EarlyStopping(self.patience)
         losses: list[Tensor] = []
         for step in tqdm(range(self.steps), disable=not progress, desc="SVI", unit="step"):
-            program.load(next(batches))
-            optimiser.zero_grad()
-            with pyro.validation_enabled(is_validate=False):
-                loss = elbo.differentiable_loss(program.model, program.guide)
-            loss.backward()
-            nn.utils.clip_grad_norm_(
-                program.gradient_parameters(), _MAX_GRADIENT * program.num_rows
-            )
-            optimiser.step()
+            try:
+                losses.append(self._step(step, program, next(batches), elbo, optimiser))
+            except LinAlgError as error:
+                # what is not finite has no Cholesky factor
+                raise NonFiniteBoundError(program.diagnose(_first_bad(losses))) from error
             schedule.step()
-            program.move_sites(self._site_rate(step, program))
-            losses.append(loss.detach())
             if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self.steps:
                 recent = torch.stack(losses[-_CHECK_EVERY:])
                 if not bool(torch.isfinite(recent).all()):
-                    first = step + 1 - len(recent) + int((~torch.isfinite(recent)).nonzero()[0])
-                    raise NonFiniteBoundError(program.diagnose(first))
+                    raise NonFiniteBoundError(program.diagnose(_first_bad(losses)))
                 score = program.validate(held_out) if held_out else -float(recent.mean())
                 if stopper.should_stop(score, program if held_out else None):
                     break
         stopper.restore(program)
         return [-value for value in torch.stack(losses).tolist()], stopper.stopped
+
+    def _step(
+        self,
+        step: int,
+        program: VariationalProgram,
+        batch: dict[str, TaskData],
+        elbo: TraceMeanField_ELBO,
+        optimiser: torch.optim.Optimizer,
+    ) -> Tensor:
+        """One step of Adam and of the factors; returns the loss before it."""
+        program.load(batch)
+        optimiser.zero_grad()
+        with pyro.validation_enabled(is_validate=False), warnings.catch_warnings():
+            # Pyro warns of NaN; the check every few steps raises, and says where
+            warnings.filterwarnings("ignore", message="Encountered NaN")
+            loss: Tensor = elbo.differentiable_loss(program.model, program.guide)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(
+            program.gradient_parameters(), _MAX_GRADIENT * program.num_rows
+        )
+        # a step that is not finite moves nothing, so that what broke it can be told
+        finite = torch.isfinite(norm)
+        for parameter in program.gradient_parameters():
+            if parameter.grad is not None:
+                parameter.grad = torch.where(finite, parameter.grad, 0.0)
+        optimiser.step()
+        program.move_sites(self._site_rate(step, program))
+        return loss.detach()
 
     def _site_rate(self, step: int, program: VariationalProgram) -> float:
         """Step of the factors: whole with all rows and exact factors, else decreasing."""
@@ -348,9 +371,11 @@ class VariationalProgram:
 
     def diagnose(self, step: int) -> str:
         """Which part of the bound is not finite, and what to try."""
-        parts: dict[str, Tensor] = dict(self.guide_modules.named_parameters())
-        parts |= {f"backbone.{n}": p for n, p in self.network.backbone.named_parameters()}
+        # in the order of the program: what comes first breaks what comes after
+        backbone = self.network.backbone.named_parameters()
+        parts: dict[str, Tensor] = {f"backbone.{n}": p for n, p in backbone}
         parts |= {f"features of {n}": rows.phi for n, rows in self.batch.items()}
+        parts |= dict(self.guide_modules.named_parameters())
         parts |= {f"factor of {n}": s.A for n, s in self.sites.items()}
         broken = [name for name, value in parts.items() if not bool(torch.isfinite(value).all())]
         return (
@@ -359,6 +384,12 @@ class VariationalProgram:
             "standardised inputs and targets, or weight_decay for the backbone; see the "
             "troubleshooting page."
         )
+
+
+def _first_bad(losses: list[Tensor]) -> int:
+    """The first step whose loss is not finite; the step after the last where all are."""
+    finite = [bool(torch.isfinite(loss)) for loss in losses]
+    return finite.index(False) if False in finite else len(losses)
 
 
 def _batches(
