@@ -16,6 +16,8 @@ log = logging.getLogger("mkdocs.hooks.notebooks")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Leave notebooks without their data unexecuted."""
+    # a wish for widgets, in a page of text
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     home = os.environ.get("BMM_DATA_HOME")
     for name, file in NEEDS.items():
         if home is None or not (Path(home) / file).is_file():
