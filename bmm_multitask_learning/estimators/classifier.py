@@ -158,7 +158,7 @@ class MultitaskClassifier(ClassifierMixin, MultitaskEstimator):  # type: ignore[
             self.classes_ = np.unique(observed)
             if len(self.classes_) < 2:
                 raise ValueError(
-                    f"y must have at least 2 classes; got 1 class, {self.classes_[0]!r}. Single "
+                    f"y must have at least 2 classes; got 1 class, {self.classes_.tolist()}. Single "
                     "tasks may have one class only, not all of them together."
                 )
         code = np.searchsorted(self.classes_, observed).clip(max=len(self.classes_) - 1)
@@ -166,7 +166,7 @@ class MultitaskClassifier(ClassifierMixin, MultitaskEstimator):  # type: ignore[
         if wrong.any():
             raise ValueError(
                 f"y must hold the classes of the fit, {self.classes_.tolist()}; got "
-                f"{observed[wrong][0]!r}."
+                f"{observed[wrong].tolist()[0]!r}."
             )
         encoded = np.full(target.shape, np.nan)
         encoded[seen] = code

@@ -288,10 +288,9 @@ class MultitaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn i
         else:
             labels = self._labels(task, len(x))
         index = self._index(labels)
-        if is_frame(task_features):
-            frame = task_features
-            task_features = dict(zip(frame.index, frame.to_numpy(dtype=np.float64), strict=True))
-        prediction = self.model_.predict(self._features(x), labels, task_features=task_features)
+        prediction = self.model_.predict(
+            self._features(x), labels, task_features=_by_label(task_features)
+        )
         prediction = _as_numpy(prediction)
         if self.model_.likelihood.location_scale:
             prediction = self._units.prediction(prediction, index)
@@ -452,6 +451,14 @@ def _arrays(data: TaskData) -> tuple[Array, Array, npt.NDArray[np.int64], Array 
     """x, y, task and weight as NumPy arrays."""
     weight = None if data.weight is None else data.weight.numpy()
     return data.x.numpy(), data.y.numpy(), data.task.numpy(), weight
+
+
+def _by_label(task_features: Any) -> Any:
+    """A frame as a mapping from label to row; anything else as it is."""
+    if not is_frame(task_features):
+        return task_features
+    rows = task_features.to_numpy(dtype=np.float64)
+    return dict(zip(task_features.index, rows, strict=True))
 
 
 def _as_numpy(prediction: Prediction) -> Prediction:
