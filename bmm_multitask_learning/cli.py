@@ -117,14 +117,22 @@ _Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 # ---- commands -----------------------------------------------------------------------------------
 
 
-@app.callback()
-def main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,  # noqa: FBT002
-) -> None:
-    """Bayesian multi-task learning: related tasks, their relations, honest predictions."""
-    if version:
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with the option
+    if wanted:
         _OUT.print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Bayesian multi-task learning: related tasks, their relations, honest predictions."""
 
 
 @app.command(epilog="Example: bmm-mtl demo --out reports/demo")

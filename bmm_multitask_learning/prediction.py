@@ -137,12 +137,14 @@ class Prediction:
         lower = (self._law.mean - spread).amin(1)
         upper = (self._law.mean + spread).amax(1)
         weight = self._log_weights.exp()
-        return _bisect(
+        value = _bisect(
             lambda y: torch.einsum("nj,njo->no", weight, self._law.cdf(y[:, None])),
             level,
             lower,
             upper,
         )
+        support = self._law.support
+        return value.round() if support is not None and support.is_discrete else value
 
     def _probability_quantile(self, level: float) -> Tensor:
         weight, mean, variance = self._latent

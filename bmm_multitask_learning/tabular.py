@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -200,10 +200,11 @@ def read_target(
     if kind in (TargetKind.REAL, TargetKind.COUNT):
         return _numeric_target(values, kind), ()
     text = _as_text(values)
-    found = classes or tuple(sorted(set(text) - {None}, key=_in_order))
+    occurring = {name for name in text if name is not None}
+    found = classes or tuple(sorted(occurring, key=_in_order))
     _check_classes(target, found, kind)
     place = {name: float(index) for index, name in enumerate(found)}
-    unknown = sorted(set(text) - {None} - set(found))
+    unknown = sorted(occurring - set(found))
     if unknown:
         raise TableError(
             f"target {target!r} has {unknown[0]!r}, which is not among {_listed(found)}."
@@ -265,7 +266,7 @@ def _check_classes(target: str, found: Sequence[str], kind: TargetKind) -> None:
 # ---- task features ---------------------------------------------------------------------------
 
 
-def task_table(frame: pd.DataFrame, columns: Columns) -> dict[str, Floats] | None:
+def task_table(frame: pd.DataFrame, columns: Columns) -> dict[Hashable, Floats] | None:
     """The task features (F,) of each label, or None.
 
     Raises:
@@ -274,7 +275,7 @@ def task_table(frame: pd.DataFrame, columns: Columns) -> dict[str, Floats] | Non
     if not columns.task_features:
         return None
     values = numbers(frame, columns.task_features)
-    table: dict[str, Floats] = {}
+    table: dict[Hashable, Floats] = {}
     for row, label in enumerate(task_labels(frame, columns.task)):
         first = table.setdefault(label, values[row])
         if (first != values[row]).any():

@@ -1,6 +1,7 @@
 """Distributions that torch and Pyro lack."""
 
 from .affine import Affine
+from .cumulative import PoissonWithCdf, StudentTWithCdf
 from .exchangeable_gaussian import ExchangeableGaussian
 from .gaussian_mixture import GaussianMixture
 from .posterior_gaussian import PosteriorGaussian
@@ -11,7 +12,9 @@ __all__ = [
     "ExchangeableGaussian",
     "GaussianMixture",
     "LogCholeskyTransform",
+    "PoissonWithCdf",
     "PosteriorGaussian",
+    "StudentTWithCdf",
     "Wishart",
     "positive_definite_matrix",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..distributions import PoissonWithCdf
 from ..hyperparameters import Eta
 from .likelihood import Likelihood, Rows
 
@@ -39,7 +40,7 @@ class Poisson(Likelihood):
         """There is nothing to set."""
 
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
-        return torch.distributions.Poisson(f.exp(), validate_args=False)
+        return PoissonWithCdf(f.exp(), validate_args=False)
 
     def expected_log_prob(self, rows: Rows, mean: Tensor, variance: Tensor, theta: Eta) -> Tensor:
         y = rows.y[:, None]

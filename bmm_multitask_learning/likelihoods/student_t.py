@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from ..distributions import StudentTWithCdf
 from ..hyperparameters import Eta
 from .likelihood import Likelihood, Rows
 
@@ -62,4 +63,4 @@ class StudentT(Likelihood):
 
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
         scale = theta["noise_precision"].rsqrt()
-        return torch.distributions.StudentT(self.df, f, scale, validate_args=False)
+        return StudentTWithCdf(self.df, f, scale, validate_args=False)
