@@ -158,8 +158,8 @@ class MultitaskClassifier(ClassifierMixin, MultitaskEstimator):  # type: ignore[
             self.classes_ = np.unique(observed)
             if len(self.classes_) < 2:
                 raise ValueError(
-                    f"y must have at least 2 classes; got 1 class, {self.classes_.tolist()}. Single "
-                    "tasks may have one class only, not all of them together."
+                    f"y must have at least 2 classes; got 1 class, {self.classes_.tolist()}. "
+                    "Single tasks may have one class only, not all of them together."
                 )
         code = np.searchsorted(self.classes_, observed).clip(max=len(self.classes_) - 1)
         wrong = self.classes_[code] != observed

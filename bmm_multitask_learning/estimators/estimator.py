@@ -7,7 +7,7 @@ import dataclasses
 import warnings
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor, nn
 
-from ..backbones import MLP
+from ..backbones import MLP, WithConstant
 from ..data import TaskData
 from ..data.arrays import ArrayLike, column_names, is_frame
 from ..data.labels import as_labels
@@ -31,33 +31,15 @@ from ..engines import CoordinateAscent, Engine, FitResult
 from ..fitting import choose_engine, fit
 from ..likelihoods import Likelihood
 from ..model import MultitaskModel
-from ..posterior import WeightPosterior
 from ..prediction import Prediction
 from ..priors import SharedGaussian, TaskPrior
 from ..units import Array, Units, as_table, moments
+from .read_outs import ReadOuts
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
-@final
-class WithConstant(nn.Module):
-    """A backbone whose features begin with a constant 1, the intercept of every task.
-
-    Args:
-        backbone: from inputs (N, ...) to features (N, D).
-    """
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (N, 1 + D)."""
-        phi = self.backbone(x)
-        return torch.cat([torch.ones_like(phi[:, :1]), phi], -1)
-
-
-class MultitaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
+class MultitaskEstimator(ReadOuts, BaseEstimator):  # type: ignore[misc]  # scikit-learn is not typed
     """What `MultitaskRegressor` and `MultitaskClassifier` share."""
 
     def __init__(
@@ -327,44 +309,6 @@ class MultitaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn i
             )
         return index
 
-    def predict_interval(
-        self,
-        X: ArrayLike,
-        task: Any = None,
-        coverage: float = 0.9,
-        task_features: ArrayLike | Mapping[Hashable, Any] | None = None,
-    ) -> Array:
-        """Central predictive interval of the target; of the probability, for classes.
-
-        Args:
-            X, task, task_features: see `predict_dist`.
-            coverage: probability of the interval.
-
-        Returns:
-            (N, 2) lower and upper ends, with an axis for outputs or tasks before the last.
-        """
-        interval: Array = self.predict_dist(X, task, task_features).interval(coverage)
-        return interval
-
-    def predict_quantiles(
-        self,
-        X: ArrayLike,
-        task: Any = None,
-        levels: Sequence[float] = (0.05, 0.5, 0.95),
-        task_features: ArrayLike | Mapping[Hashable, Any] | None = None,
-    ) -> Array:
-        """Quantiles of the target; of the probability, for classes.
-
-        Args:
-            X, task, task_features: see `predict_dist`.
-            levels: Q levels between 0 and 1.
-
-        Returns:
-            (N, Q), with an axis for outputs or tasks before the last.
-        """
-        prediction = self.predict_dist(X, task, task_features)
-        return np.stack([prediction.quantile(level) for level in levels], -1)
-
     def adapt(
         self,
         X: ArrayLike,
@@ -393,58 +337,6 @@ class MultitaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn i
         adapted = copy.copy(self)
         adapted.model_ = self.model_.adapt(self._standardised(data, index))
         return adapted
-
-    @property
-    def tasks_(self) -> npt.NDArray[Any]:
-        """(K,) labels of the tasks, in the order of every read-out."""
-        check_is_fitted(self)
-        return np.asarray(self.model_.tasks)
-
-    @property
-    def relations_(self) -> Array:
-        """(K, K) relations between tasks; see the prior's `relations` for what they mean."""
-        check_is_fitted(self)
-        return self.model_.relations().cpu().numpy()
-
-    @property
-    def coef_(self) -> Array:
-        """(K, D) or (K, O, D) posterior mean of the slopes, in the user's units."""
-        return self._linear(self._weights().mean)[0]
-
-    @property
-    def intercept_(self) -> Array:
-        """(K,) or (K, O) posterior mean of the intercepts, in the user's units."""
-        return self._linear(self._weights().mean)[1]
-
-    def sample_posterior(self, num_samples: int = 100, *, seed: int = 0) -> tuple[Array, Array]:
-        """Joint draws of all tasks' slopes and intercepts, in the user's units.
-
-        Args:
-            num_samples: S.
-            seed: the only source of randomness.
-
-        Returns:
-            slopes (S, K, [O,] D) and intercepts (S, K, [O]).
-        """
-        return self._linear(self._weights().sample(num_samples, seed=seed))
-
-    def _weights(self) -> WeightPosterior:
-        check_is_fitted(self)
-        if self.backbone is not None:
-            raise AttributeError(
-                "the weights belong to the backbone's features, not to the columns of X: see "
-                "model_.weights, in the model's own units."
-            )
-        return self.model_.weights
-
-    def _linear(self, weights: Tensor) -> tuple[Array, Array]:
-        sizes = self.model_.family().sizes
-        w = weights.double().cpu().numpy()
-        single = sizes.num_outputs == 1  # the O axis is not there
-        slope, constant = self._units.weights(
-            w[..., None, :] if single else w, intercept=self.fit_intercept
-        )
-        return (slope[..., 0, :], constant[..., 0]) if single else (slope, constant)
 
 
 def _arrays(data: TaskData) -> tuple[Array, Array, npt.NDArray[np.int64], Array | None]:

@@ -1,0 +1,30 @@
+"""A constant feature before those of any backbone."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+
+@final
+class WithConstant(nn.Module):
+    """A backbone whose features begin with a constant 1, the intercept of every task.
+
+    Args:
+        backbone: from inputs (N, ...) to features (N, D).
+
+    Example:
+        >>> WithConstant(nn.Identity())(torch.zeros(2, 3)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (N, 1 + D)."""
+        phi = self.backbone(x)
+        return torch.cat([torch.ones_like(phi[:, :1]), phi], -1)
