@@ -628,3 +628,17 @@ def test_lists_and_frames_are_arrays_too(x, y):
     frame = pd.DataFrame(x, columns=["a", "b", "c"])
     columns = MultitaskRegressor().fit(frame, pd.Series(y), task=pd.Series(TASK, dtype="category"))
     np.testing.assert_array_equal(columns.predict(frame, pd.Series(TASK)), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("estimator", [MultitaskRegressor(), MultitaskClassifier()])
+def test_cuda_gives_the_cpus_numbers(x, y, labels, estimator):
+    target = labels if isinstance(estimator, MultitaskClassifier) else y
+    cpu = clone(estimator).fit(x, target, task=TASK)
+    cuda = clone(estimator).set_params(device="cuda").fit(x, target, task=TASK)
+    expected = cpu.predict_interval(x, TASK)
+    np.testing.assert_allclose(cuda.predict_interval(x, TASK), expected, rtol=1e-6)
+    np.testing.assert_allclose(cuda.coef_, cpu.coef_, rtol=1e-5)
+    np.testing.assert_allclose(cuda.relations_, cpu.relations_, rtol=1e-5, atol=1e-9)
+    adapted = cuda.adapt(x[:5], target[:5], task=["new"] * 5)
+    assert adapted.predict(x, "new").shape == (N,)
