@@ -1,0 +1,375 @@
+"""Every prior passes the same assertions; then what is special to each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bmm_multitask_learning import (
+    NUTS,
+    SVI,
+    Bernoulli,
+    CoordinateAscent,
+    Gaussian,
+    IndependentTasks,
+    MultitaskModel,
+    SharedGaussian,
+    TaskClustering,
+    TaskData,
+    datasets,
+    fit,
+)
+from bmm_multitask_learning.likelihoods import Poisson
+from bmm_multitask_learning.priors.covariance import FORMS
+from bmm_multitask_learning.priors.gating import fit_gate, gate_objective
+
+from . import asserts
+from .cases import LIKELIHOODS, PRIORS, built_model, make_data
+
+
+@pytest.fixture(params=PRIORS)
+def make_prior(request):
+    return PRIORS[request.param]
+
+
+# ---- conformance --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_outputs", [1, 4])
+def test_event_shape(make_prior, num_outputs):
+    asserts.assert_event_shape(make_prior, num_outputs)
+
+
+def test_log_prob_integrates(make_prior):
+    asserts.assert_log_prob_integrates(make_prior)
+
+
+def test_gradient_reaches_every_hyperparameter(make_prior):
+    asserts.assert_gradient_reaches_every_hyperparameter(make_prior)
+
+
+def test_task_permutation_equivariant(make_prior):
+    asserts.assert_task_permutation_equivariant(make_prior, Gaussian())
+
+
+def test_prior_matters(make_prior):
+    asserts.assert_prior_matters(make_prior)
+
+
+@pytest.mark.parametrize("name", [name for name in PRIORS if name != "pooled"])
+def test_recovers_truth(name):
+    asserts.assert_recovers_truth(PRIORS[name])
+
+
+@pytest.mark.parametrize("likelihood_name", LIKELIHOODS)
+def test_save_load_same_prediction(make_prior, likelihood_name, tmp_path):
+    data = make_data(likelihood_name.split("-")[0])
+    asserts.assert_save_load_same_prediction(
+        make_prior, LIKELIHOODS[likelihood_name], data, tmp_path
+    )
+
+
+ENGINES = {
+    "closed form": CoordinateAscent(max_iter=3),
+    "svi": SVI(steps=4, batch_size=8),
+    "nuts": NUTS(num_samples=3, warmup_steps=3, max_tree_depth=2),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_deterministic_given_seed(make_prior, engine):
+    data = make_data(num_features=2)
+    asserts.assert_deterministic_given_seed(make_prior, Gaussian, data, ENGINES[engine])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("likelihood", [Gaussian, Bernoulli])
+def test_leaves_no_trace(make_prior, likelihood, engine):
+    data = make_data("bernoulli", num_features=2)
+    asserts.assert_leaves_no_trace(make_prior, likelihood, data, ENGINES[engine])
+
+
+def test_relations_are_square_and_finite(make_prior):
+    data = make_data()
+    model = MultitaskModel(make_prior())
+    fit(model, data, engine=CoordinateAscent(max_iter=3), progress=False)
+    relations = model.relations()
+    assert relations.shape == (3, 3)
+    assert torch.isfinite(relations).all()
+    assert (relations >= 0).all()
+    assert (relations <= 1 + 1e-12).all()
+
+
+def test_a_start_is_the_same_whatever_the_units(make_prior):
+    """Features times 1000 and targets times 1/100: the same fit in other units."""
+    data = asserts.clustered()
+    scaled = data.with_x(data.x * 1000.0)._replace(y=data.y * 0.01)
+    found = []
+    for part in (data, scaled):
+        model = MultitaskModel(make_prior())
+        fit(model, part, engine=CoordinateAscent(max_iter=40), progress=False)
+        found.append(model.weights.mean)
+    torch.testing.assert_close(found[1] * 1e5, found[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_same_on_gpu(make_prior):
+    data = asserts.clustered()
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = MultitaskModel(make_prior())
+        fit(model, data, engine=CoordinateAscent(max_iter=5), device=device, progress=False)
+        assert model.weights.mean.device.type == device
+        found[device] = model.predict(data.x.numpy(), data.task.numpy())
+    np.testing.assert_allclose(found["cuda"].mean, found["cpu"].mean, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(found["cuda"].std, found["cpu"].std, rtol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli(), Poisson()])
+def test_no_sync_in_a_step_of_svi(make_prior, likelihood):
+    import pyro
+    from pyro.infer import TraceMeanField_ELBO
+
+    from bmm_multitask_learning.engines.start import start_sites
+    from bmm_multitask_learning.engines.svi import VariationalProgram
+
+    data = make_data("bernoulli", num_features=2).to("cuda")
+    model = MultitaskModel(make_prior(), likelihood)
+    model.build(data, "cuda")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        rows = model.rows("tasks", data)
+        sites = start_sites(model.family(), rows, generator, progress=False)
+    program = VariationalProgram(model, {"tasks": data}, {"tasks": sites})
+    program.load({"tasks": data})
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pyro.validation_enabled(False):
+            elbo = TraceMeanField_ELBO()
+            elbo.differentiable_loss(program.model, program.guide).backward()
+        program.move_sites(0.5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# ---- limits -------------------------------------------------------------------------------
+
+
+def posterior_mean(prior, data, eta, level=4.0):
+    model = built_model(prior, Gaussian(), data)
+    shapes = {n: v.shape for n, v in prior.eta.items()}
+    prior.set_eta({n: torch.as_tensor(v).double().expand(shapes[n]) for n, v in eta.items()})
+    model.likelihood.set_eta({"noise_level": torch.full((1,), level).double()})
+    summary = model.likelihood.summarise(model.rows("tasks", data))
+    statistics = prior.reduce(model.likelihood.statistics(summary, model.likelihood.eta))
+    return prior.expand(prior.condition(statistics, prior.eta))
+
+
+def test_shared_gaussian_reduces_to_independent_and_to_pooled():
+    data = make_data()
+    alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
+    certain_centre = {"centre_precision": 1e14, "precision": 2.0}
+    shared = posterior_mean(SharedGaussian("isotropic"), data, certain_centre)
+    torch.testing.assert_close(shared.mean, alone.mean, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(shared.covariance, alone.covariance, rtol=1e-7, atol=1e-9)
+    pooled = posterior_mean(PRIORS["pooled"](), data, {"precision": 2.0})
+    no_spread = {"centre_precision": 2.0, "precision": 1e9}
+    shared = posterior_mean(SharedGaussian("isotropic"), data, no_spread)
+    torch.testing.assert_close(shared.mean, pooled.mean, rtol=1e-5, atol=1e-6)
+
+
+def test_clusters_of_one_task_each_reduce_to_independent():
+    """A cluster per task, told by the gate, all with the same wide law around zero."""
+    data = make_data()
+    features = torch.eye(3, dtype=torch.float64) * 60
+    data = data._replace(task_features=features)
+    alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
+    gate = torch.cat([torch.zeros(3, 1), torch.eye(3)], 1) * 60
+    eta = {"centre": 0.0, "precision": 2.0, "gate": gate}
+    clustering = TaskClustering(3, gating=True, covariance="isotropic")
+    clusters = posterior_mean(clustering, data, eta)
+    torch.testing.assert_close(clusters.mean, alone.mean, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(clusters.covariance, alone.covariance, rtol=1e-7, atol=1e-9)
+
+
+def test_independent_posterior_is_ridge_regression():
+    data = make_data()
+    posterior = posterior_mean(IndependentTasks(), data, {"precision": 3.0}, level=4.0)
+    for k in range(3):
+        part = data.rows(data.task == k)
+        gram = 4.0 * part.x.T @ part.x + 3.0 * torch.eye(5)
+        torch.testing.assert_close(
+            posterior.mean[k], torch.linalg.solve(gram, 4.0 * part.x.T @ part.y)
+        )
+
+
+# ---- covariance forms ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_prior_of_a_covariance_has_the_scatter_as_its_mean(name):
+    """E[Λ⁻¹] = Ψ where the mean precision is (D + 2) / Ψ or 3 / Ψ; by 200,000 draws."""
+    form = FORMS[name]
+    scatter = torch.tensor([[0.5, 2.0, 1.0]]).double()
+    scatter = form.reference(scatter)
+    law = form.prior(scatter)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = law.sample((200_000,))
+    if name == "full":
+        # df = D + 2: the mean exists and the variance does not, so compare the mean precision
+        torch.testing.assert_close(
+            draws.mean(0)[0], torch.diag(5.0 / scatter[0]), rtol=0.03, atol=0.06
+        )
+    else:
+        expected = 3.0 / (scatter if name == "diagonal" else scatter[:, 0])
+        torch.testing.assert_close(draws.mean(0), expected, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_scale_is_a_root_of_the_covariance(name):
+    form = FORMS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        precision = form.prior(torch.rand(2, 4, dtype=torch.float64) + 0.5).sample()
+    root = form.scale(precision, 4).root
+    covariance = root @ root.mT
+    if name == "full":
+        expected = torch.linalg.inv(precision)
+        assert torch.equal(root, root.tril())
+    else:
+        diagonal = precision if name == "diagonal" else precision[:, None].expand(2, 4)
+        expected = torch.diag_embed(1 / diagonal)
+    torch.testing.assert_close(covariance, expected)
+
+
+# ---- the gate -----------------------------------------------------------------------------
+
+
+def test_gate_reaches_the_maximum_and_never_falls():
+    rng = torch.Generator().manual_seed(0)
+    design = torch.cat([torch.ones(30, 1), torch.randn(30, 2, generator=rng)], 1).double()
+    targets = torch.randn(30, 4, generator=rng).double().softmax(-1)
+    gate = torch.zeros(4, 3, dtype=torch.float64)
+    before = gate_objective(design, targets, gate, 1.0)
+    for _ in range(3):
+        gate = fit_gate(design, targets, gate, 1.0, steps=3)
+        after = gate_objective(design, targets, gate, 1.0)
+        assert after >= before
+        before = after
+    free = gate.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(gate_objective(design, targets, free, 1.0), free)
+    assert gradient.abs().max() < 1e-8
+
+
+def test_gate_agrees_with_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    features, label = rng.standard_normal((60, 2)), rng.integers(0, 3, 60)
+    design = torch.as_tensor(np.column_stack([np.ones(60), features]))
+    targets = torch.nn.functional.one_hot(torch.as_tensor(label)).double()
+    gate = fit_gate(design, targets, torch.zeros(3, 3).double(), 1.0, steps=50)
+    other = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10, max_iter=1000)
+    other.fit(design.numpy(), label)
+    np.testing.assert_allclose(gate, other.coef_, atol=1e-5)
+
+
+# ---- clustering ---------------------------------------------------------------------------
+
+
+def test_planted_clusters_are_found():
+    from sklearn.metrics import adjusted_rand_score
+
+    data, truth = datasets.make_clusters(num_tasks=40, num_clusters=4, seed=0)
+    model = MultitaskModel(TaskClustering(4))
+    fit(model, data, progress=False)
+    labels = model.prior.responsibilities.argmax(1)
+    assert adjusted_rand_score(truth.labels, labels) > 0.95
+    together = model.relations() > 0.5
+    same = torch.as_tensor(truth.labels[:, None] == truth.labels)
+    assert (together == same).double().mean() > 0.97
+
+
+@pytest.mark.parametrize("num_clusters", [1, 3])
+def test_number_of_clusters_is_found(num_clusters):
+    data, _ = datasets.make_clusters(
+        num_tasks=48, num_clusters=num_clusters, separation=3.0, seed=1
+    )
+    model = MultitaskModel(TaskClustering("auto", covariance="diagonal"))
+    fit(model, data, progress=False)
+    assert model.prior.responsibilities.shape == (48, num_clusters)
+
+
+def test_gating_uses_task_features():
+    """Tasks with no rows: only their features tell the cluster."""
+    data, truth = datasets.make_clusters(
+        num_tasks=40, num_clusters=2, informative_features=True, seed=2, separation=3.0
+    )
+    model = MultitaskModel(TaskClustering(2, gating=True))
+    seen = data.select_tasks(data.tasks[:30])
+    fit(model, seen, progress=False)
+    labels = model.prior.responsibilities.argmax(1).numpy()
+    flip = np.mean(labels == truth.labels[:30]) < 0.5
+    x, features = np.eye(6), data.task_features.numpy()
+    centres = truth.centres[::-1] if flip else truth.centres
+    new = list(range(30, 40))
+    with pytest.warns(UserWarning, match="outside the fit"):
+        p = model.predict(np.tile(x, (10, 1)), np.repeat(new, 6), task_features=features[30:])
+    expected = centres[1 - truth.labels[30:] if flip else truth.labels[30:]]
+    assert np.abs(p.mean.reshape(10, 6) - expected).max() < 0.8
+
+
+def test_task_dependent_means_are_recovered():
+    """w_k = M f_k + noise: M is found, and predicts tasks that were never seen."""
+    rng = np.random.default_rng(3)
+    K, n = 60, 12
+    features = rng.standard_normal((K, 2))
+    M = np.array([[1.0, -0.5, 0.2], [0.8, 0.3, -1.2]])  # (F, D)
+    centre = np.array([0.5, 1.0, -0.5])
+    weights = centre + features @ M + 0.1 * rng.standard_normal((K, 3))
+    task = np.repeat(np.arange(K), n)
+    x = rng.standard_normal((K * n, 3))
+    y = (x * weights[task]).sum(1) + 0.3 * rng.standard_normal(K * n)
+    model = MultitaskModel(TaskClustering(1, task_mean=True))
+    fit(model, TaskData(x, y, task, task_features=features), progress=False)
+    new = np.array([[1.5, -1.0]])
+    with pytest.warns(UserWarning, match="outside the fit"):
+        p = model.predict(np.eye(3), "new", task_features=new)
+    np.testing.assert_allclose(p.mean, centre + new[0] @ M, atol=0.15)
+
+
+def test_an_empty_cluster_does_no_harm():
+    """More clusters than the data have: finite, and as good as the right number."""
+    data, _ = datasets.make_clusters(num_tasks=12, num_clusters=1, seed=3)
+    model = MultitaskModel(TaskClustering(6, n_init=1))
+    result = fit(model, data, progress=False)
+    assert np.isfinite(result.bound)
+    assert torch.isfinite(model.weights.std).all()
+
+
+def test_identical_tasks_can_be_clustered():
+    """k-means with fewer distinct points than clusters."""
+    x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    data = TaskData(x.repeat(4, 1), (x @ torch.ones(2).double()).repeat(4), np.repeat(range(4), 6))
+    model = MultitaskModel(TaskClustering(3))
+    assert np.isfinite(fit(model, data, progress=False).bound)
+
+
+# ---- the collapse that this library must not have ------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("name", ["shared-full", "shared-isotropic", "clusters-isotropic"])
+def test_spread_between_tasks_does_not_collapse(name, kind):
+    """Tasks with few rows that differ: the fitted spread is near the true one, not near zero."""
+    data = make_data(kind, rows=(10,) * 60, num_features=2, spread=1.0, seed=6)
+    model = MultitaskModel(PRIORS[name](), LIKELIHOODS[kind]())
+    fit(model, data, progress=False)
+    precision = model.prior.eta["precision"]
+    covariance = torch.linalg.inv(precision) if name == "shared-full" else 1 / precision
+    largest = covariance.diagonal(dim1=-2, dim2=-1) if name == "shared-full" else covariance
+    assert largest.max() > 0.35
+    assert largest.max() < 3.0
