@@ -37,7 +37,6 @@ from bmm_multitask_learning import (
     fit,
 )
 from bmm_multitask_learning.backbones import MLP
-from bmm_multitask_learning.units import moments
 
 K, D, ROWS = 6, 3, 11
 N = K * ROWS
@@ -201,31 +200,6 @@ def test_constant_and_duplicate_columns_are_harmless(x, y):
     moved = more.copy()
     moved[:, D : D + 2] += 1e3  # nothing is known of what a constant column does
     np.testing.assert_array_equal(estimator.predict(moved, TASK), estimator.predict(more, TASK))
-
-
-def test_moments_leave_out_missing_values_and_zero_weights():
-    value = np.array([[1.0, np.nan], [3.0, 5.0], [1e9, 7.0], [np.nan, 7.0]])
-    mean, spread = moments(value, np.array([1.0, 1, 0, 2]), centred=True)
-    np.testing.assert_allclose(mean, [[2, 19 / 3]])
-    np.testing.assert_allclose(spread, [[1, np.sqrt(8) / 3]])
-    mean, spread = moments(value[:2], None, centred=False)
-    np.testing.assert_allclose(mean, [[0, 0]])
-    np.testing.assert_allclose(spread, [[np.sqrt(5), 5]])
-
-
-def test_moments_bear_extreme_scales_and_see_constants():
-    value = np.column_stack([np.linspace(-1, 1, 9) * 1e200, np.full(9, 0.1), np.zeros(9)])
-    mean, spread = moments(value, None, centred=True)
-    np.testing.assert_allclose(spread[0, 0], 1e200 * np.linspace(-1, 1, 9).std())
-    np.testing.assert_array_equal(spread[0, 1:], 0)
-    np.testing.assert_allclose(mean, [[0, 0.1, 0]], atol=1e185)
-
-
-def test_moments_by_group_lend_to_an_empty_one():
-    value = np.array([[1.0], [3.0], [10.0], [30.0]])
-    mean, spread = moments(value, None, centred=True, groups=(np.array([0, 0, 2, 2]), 3))
-    np.testing.assert_allclose(mean[:, 0], [2, 11, 20])
-    np.testing.assert_allclose(spread[:, 0], [1, np.sqrt(50.5), 10])
 
 
 # ---- tasks ----------------------------------------------------------------------------------
