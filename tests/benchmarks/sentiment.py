@@ -40,7 +40,7 @@ seeds 0 to {last}; "all" is the one standard training set); the standard test ro
 Embeddings are centred and scaled to a mean square of 1 a feature by the training rows, one scale
 for all; a constant is added. *Accuracy* is the mean over domains; *ECE*, the expected calibration
 error, pools all test rows in 15 bins. Nothing is tuned: hyperparameters by their evidence, the
-penalties of the logistic regressions by 5-fold cross-validation on the training rows. Figures are
+penalties of the logistic regressions by 3-fold cross-validation on the training rows. Figures are
 means over the draws ± their standard deviation.
 
 {table}
