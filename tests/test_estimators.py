@@ -401,6 +401,16 @@ def test_class_errors_say_what_to_do(x, labels, y):
 # ---- errors ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("argument", "kind"),
+    [("prior", "TaskPrior"), ("likelihood", "Likelihood"), ("backbone", "Module")],
+)
+@pytest.mark.parametrize("value", ["shared", SharedGaussian])
+def test_parts_of_another_type_are_named(x, y, argument, kind, value):
+    with pytest.raises(TypeError, match=f"{argument} must be a {kind} object or None; got"):
+        MultitaskRegressor(**{argument: value}).fit(x, y)
+
+
 def test_errors_say_what_to_do(x, y):
     with pytest.raises(ValueError, match="Bernoulli is a likelihood of classes"):
         MultitaskRegressor(likelihood=Bernoulli()).fit(x, y)

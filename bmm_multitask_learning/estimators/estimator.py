@@ -7,7 +7,7 @@ import dataclasses
 import warnings
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from ..priors import SharedGaussian, TaskPrior
 from ..units import Array, Units, as_table, moments
 from .read_outs import ReadOuts
 
+_Part = TypeVar("_Part")
 _DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -112,15 +113,16 @@ class MultitaskEstimator(ReadOuts, BaseEstimator):  # type: ignore[misc]  # scik
             ValueError: for shapes that disagree, inputs that are not finite, unobserved targets
                 only, or a likelihood of another kind.
         """
+        prior = _copied(self.prior, TaskPrior, "prior=TaskClustering(num_clusters=2)")
+        likelihood = _copied(self.likelihood, Likelihood, "likelihood=StudentT()")
         data, self._shared_inputs = self._as_data(
             X, y, task, task_features, sample_weight, reset=True
         )
-        given = self.likelihood
-        likelihood = self._default_likelihood() if given is None else copy.deepcopy(given)
+        likelihood = self._default_likelihood() if likelihood is None else likelihood
         self._check_likelihood(likelihood)
         self._units = self._learn_units(data, likelihood)
         model = MultitaskModel(
-            SharedGaussian() if self.prior is None else copy.deepcopy(self.prior),
+            SharedGaussian() if prior is None else prior,
             likelihood,
             backbone=self._copied_backbone(),
             dtype=self._torch_dtype(),
@@ -158,9 +160,9 @@ class MultitaskEstimator(ReadOuts, BaseEstimator):  # type: ignore[misc]  # scik
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _copied_backbone(self) -> nn.Module | None:
-        if self.backbone is None:
+        backbone = _copied(self.backbone, nn.Module, "backbone=MLP(num_features, [16])")
+        if backbone is None:
             return None
-        backbone = copy.deepcopy(self.backbone)
         constant = isinstance(backbone, MLP) and backbone.constant
         return WithConstant(backbone) if self.fit_intercept and not constant else backbone
 
@@ -337,6 +339,16 @@ class MultitaskEstimator(ReadOuts, BaseEstimator):  # type: ignore[misc]  # scik
         adapted = copy.copy(self)
         adapted.model_ = self.model_.adapt(self._standardised(data, index))
         return adapted
+
+
+def _copied(value: _Part | None, kind: type[_Part], example: str) -> _Part | None:
+    """A copy of a part of the model, so that what the user gave is never changed."""
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(
+            f"{example.split('=')[0]} must be a {kind.__name__} object or None; got {value!r}. "
+            f"Give for example {example}."
+        )
+    return copy.deepcopy(value)
 
 
 def _arrays(data: TaskData) -> tuple[Array, Array, npt.NDArray[np.int64], Array | None]:
