@@ -341,7 +341,7 @@ class MultitaskEstimator(ReadOuts, BaseEstimator):  # type: ignore[misc]  # scik
         return adapted
 
 
-def _copied(value: _Part | None, kind: type[_Part], example: str) -> _Part | None:
+def _copied(value: _Part, kind: type[Any], example: str) -> _Part:
     """A copy of a part of the model, so that what the user gave is never changed."""
     if value is not None and not isinstance(value, kind):
         raise TypeError(
