@@ -45,12 +45,13 @@ def make_clusters(
     informative_features: bool = False,
     seed: int = 0,
 ) -> tuple[TaskData, ClusterTruth]:
-    """Draw linear regression tasks whose weights lie around a few centres.
+    r"""Draw linear regression tasks whose weights lie around a few centres.
 
-    z_k = cluster of task k, in random order, sizes as equal as can be
-    w_k ~ N(m_{z_k}, within² I),   x_n ~ N(0, I),   y_n ~ N(x_n·w_k, noise²)
+    $$w_k \sim N(m_{z_k}, \text{within}^2 I), \quad x_n \sim N(0, I), \quad
+      y_n \sim N(x_n^\top w_k, \text{noise}^2)$$
 
-    The centres m_c are normal draws, scaled together so that the two nearest are `separation`
+    The tasks are dealt to clusters $z_k$ in random order, sizes as equal as can be. The centres
+    $m_c$ are normal draws, scaled together so that the two nearest are `separation`
     apart (a single centre has length `separation`).
 
     Args:
