@@ -72,7 +72,7 @@ class Family(nn.Module):
     @property
     def posterior(self) -> WeightPosterior:
         """q(W) of the prior's weight vectors."""
-        if self.get_buffer("posterior_means") is None:
+        if self._buffers.get("posterior_means") is None:
             raise RuntimeError("this model has no posterior yet: call fit(model, data) first.")
         return WeightPosterior(*(self.get_buffer(f"posterior_{name}") for name in _POSTERIOR))
 
@@ -328,8 +328,11 @@ class MultitaskModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the posterior lies."""
-        return next(iter(self.families.values())).prior.scatter.device
+        """Where the tensors lie."""
+        scatter = next(iter(self.families.values())).prior._buffers.get("scatter")
+        if scatter is None:
+            raise RuntimeError("this model has no tensors yet: call fit(model, data) first.")
+        return scatter.device
 
 
 def _check_memory(sizes: Sizes, like: Tensor) -> None:

@@ -17,7 +17,7 @@ from .data import TaskData
 from .likelihoods import Likelihood, Rows
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
-from .sites import blend, latent_moments, local_factor
+from .sites import blend, first_factor, latent_moments, local_factor
 from .statistics import TaskStatistics, make_blocks
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ def _further_statistics(
     likelihood: Likelihood, rows: Rows, before: WeightPosterior
 ) -> TaskStatistics:
     """The rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments."""
-    statistics = local_factor(likelihood, rows, *latent_moments(before, rows), likelihood.eta)
+    statistics = first_factor(likelihood, rows, likelihood.eta)
     for _ in range(0 if likelihood.exact else _LOCAL_STEPS):
         moments = latent_moments(before.condition(statistics), rows)
         new = local_factor(likelihood, rows, *moments, likelihood.eta)

@@ -20,9 +20,8 @@ from .likelihoods import Likelihood, QuadraticLikelihood, Rows
 from .posterior import WeightPosterior
 from .statistics import TaskStatistics, task_sum
 
-# Curvature below this share of a row's largest is raised: a factor must stay one where the log
-# likelihood is convex, as Student-t tails are.
-_LEAST_CURVATURE = 1e-6
+# Variance of the latents from which the first factors are made.
+_FIRST_VARIANCE = 0.1
 
 
 def expected_log_prob(
@@ -58,15 +57,22 @@ def local_factor(
         gradient, slope = torch.autograd.grad(value.sum(), (mean, variance))
     phi = rows.phi.detach()
     average = torch.einsum("nc,nco->no", weight.detach(), mean.detach())
-    curvature = -2 * slope.sum(1)
-    floor = _LEAST_CURVATURE * curvature.abs().amax(-1, keepdim=True)
-    curvature = torch.maximum(curvature, floor)
+    # a factor must stay a factor where the log likelihood is convex, as Student-t tails are: the
+    # size of the curvature takes the step no further than the target
+    curvature = (-2 * slope.sum(1)).abs()
     linear = gradient.sum(1) + curvature * average
     A = rows.blocks.gram(phi, curvature)
     b = rows.blocks.project(phi, linear)
     # the constant drops out of the bound; it is 0
     count = task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks)
     return TaskStatistics(A, b, torch.zeros_like(b[..., 0]), count)
+
+
+def first_factor(likelihood: Likelihood, rows: Rows, theta: Eta) -> TaskStatistics:
+    """The factor of latents at the likelihood's own mass: where to start, knowing nothing else."""
+    mean = likelihood.first_latent(rows)[:, None]
+    variance = torch.full_like(mean, _FIRST_VARIANCE)
+    return local_factor(likelihood, rows, torch.ones_like(mean[..., 0]), mean, variance, theta)
 
 
 def blend(old: TaskStatistics, new: TaskStatistics, rate: float) -> TaskStatistics:

@@ -54,6 +54,9 @@ class NUTS:
         warmup_steps: steps of adaptation before.
         max_tree_depth: of a trajectory.
 
+    Raises:
+        ValueError: for sizes that are not positive.
+
     Example:
         >>> NUTS(num_samples=50).warmup_steps
         200
@@ -62,6 +65,11 @@ class NUTS:
     num_samples: int = 200
     warmup_steps: int = 200
     max_tree_depth: int = 8
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_samples", 1), ("warmup_steps", 0), ("max_tree_depth", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}.")
 
     def fit(
         self,

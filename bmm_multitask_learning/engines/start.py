@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..likelihoods import QuadraticLikelihood, Rows
-from ..sites import blend, latent_moments, local_factor
+from ..sites import blend, first_factor, latent_moments, local_factor
 from ..statistics import TaskStatistics
 from .coordinate_ascent import CoordinateAscent
 
@@ -30,13 +30,10 @@ def start_sites(
 
 
 def _laplace_start(family: Family, rows: Rows, generator: torch.Generator) -> TaskStatistics:
-    """A few rounds of factors at the posterior's own moments, from latents near 0."""
+    """A few rounds of factors at the posterior's own moments, from latents near the targets."""
     prior, likelihood = family.prior, family.likelihood
     likelihood.initialise(rows)
-    zero = rows.phi.new_zeros(len(rows.phi), 1, family.sizes.num_outputs)
-    one = rows.phi.new_ones(len(rows.phi), 1)
-    moments = (one, zero, torch.full_like(zero, 0.1))
-    sites = local_factor(likelihood, rows, *moments, likelihood.eta)
+    sites = first_factor(likelihood, rows, likelihood.eta)
     prior.initialise(prior.reduce(sites), generator, 0)
     for _ in range(_ROUNDS):
         posterior = prior.condition(prior.reduce(sites), prior.eta)

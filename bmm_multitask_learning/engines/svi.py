@@ -93,6 +93,12 @@ class SVI:
             raise ValueError(
                 f"batch_size must be at least 1, or None for all rows; got {self.batch_size}."
             )
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(
+                f"patience must be at least 1, or None to never stop early; got {self.patience}."
+            )
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}.")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must lie in [0, 1); got {self.validation_fraction}."

@@ -39,6 +39,9 @@ class Poisson(Likelihood):
     def initialise(self, rows: Rows) -> None:
         """There is nothing to set."""
 
+    def first_latent(self, rows: Rows) -> Tensor:
+        return (rows.y + 0.5).log()
+
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
         return PoissonWithCdf(f.exp(), validate_args=False)
 

@@ -16,7 +16,7 @@ from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
 from ..sizes import Sizes
 from ..statistics import TaskStatistics, task_sum
-from .likelihood import QuadraticLikelihood, Rows
+from .likelihood import QuadraticLikelihood, Rows, target_variance
 
 # The noise's prior is worth one row with this share of the targets' variance: it only keeps the
 # variance of exactly fitted targets from zero.
@@ -96,12 +96,7 @@ class Gaussian(QuadraticLikelihood[Moments]):
         return theta
 
     def initialise(self, rows: Rows) -> None:
-        count = rows.weight.sum(0).clamp(min=1)
-        mean = (rows.weight * rows.y).sum(0) / count
-        variance = (rows.weight * (rows.y - mean).square()).sum(0) / count
-        # constant targets: the scale of the constant, or 1 for all zeros
-        fallback = torch.where(mean == 0, 1.0, mean.square())
-        variance = torch.where(variance > 1e-16 * fallback, variance, 1e-4 * fallback)
+        variance = target_variance(rows)
         self.register_buffer("noise_scatter", _SCATTER_SHARE * variance)
         self._set_precision(2 / variance, (2 / variance).expand(self.sizes.num_tasks, -1))
 

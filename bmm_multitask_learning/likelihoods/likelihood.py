@@ -101,6 +101,13 @@ class Likelihood(ProbabilisticModule):
     def initialise(self, rows: Rows) -> None:
         r"""Set the scale of the hyperprior and a first $\theta$ from data."""
 
+    def first_latent(self, rows: Rows) -> Tensor:
+        """Latents (N, O) near which each row's likelihood has its mass, where a fit may start.
+
+        Newton steps from there do not overshoot. By default 0, which suits bounded curvature.
+        """
+        return rows.phi.new_zeros(len(rows.phi), self.sizes.num_outputs)
+
     @abstractmethod
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
         r"""$p(y_n \mid f_n, \theta)$ as a distribution.
@@ -174,6 +181,15 @@ class QuadraticLikelihood(Likelihood, Generic[Summary]):
         Returns:
             the summary with the new local parameters.
         """
+
+
+def target_variance(rows: Rows) -> Tensor:
+    """Variance (T,) of the observed targets; of constant ones, a share of their size, or 1."""
+    count = rows.weight.sum(0).clamp(min=1)
+    mean = (rows.weight * rows.y).sum(0) / count
+    variance = (rows.weight * (rows.y - mean).square()).sum(0) / count
+    fallback = torch.where(mean == 0, 1.0, mean.square())
+    return torch.where(variance > 1e-16 * fallback, variance, 1e-4 * fallback)
 
 
 def hermite(like: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from ..distributions import StudentTWithCdf
 from ..hyperparameters import Eta
-from .likelihood import Likelihood, Rows
+from .likelihood import Likelihood, Rows, target_variance
 
 
 @final
@@ -54,12 +54,12 @@ class StudentT(Likelihood):
         return {"noise_precision": pyro.sample("noise_precision", law)}
 
     def initialise(self, rows: Rows) -> None:
-        count = rows.weight.sum(0).clamp(min=1)
-        mean = (rows.weight * rows.y).sum(0) / count
-        variance = (rows.weight * (rows.y - mean).square()).sum(0) / count
-        variance = torch.where(variance > 0, variance, 1.0)
+        variance = target_variance(rows)
         self.register_buffer("noise_scatter", 1e-3 * variance)
         self.set_eta({"noise_precision": 2 / variance})
+
+    def first_latent(self, rows: Rows) -> Tensor:
+        return rows.y
 
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
         scale = theta["noise_precision"].rsqrt()
