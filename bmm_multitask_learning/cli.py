@@ -352,18 +352,18 @@ def _verdict(layout: Layout, frame: pd.DataFrame, table: pd.DataFrame, coverage:
 def _print_table(table: Table) -> None:
     """A report's table, turned so that it fits a terminal: a line a measure, the best in green."""
     grid = Grid(
-        caption=table.caption,
-        caption_justify="left",
         header_style="bold",
         box=SIMPLE_HEAD,
         show_edge=False,
+        pad_edge=False,
         padding=(0, 1, 0, 0),
     )
     grid.add_column("", no_wrap=True)
     for row in table.rows:
-        name = str(row[0])
-        longest = max(map(len, name.split()))
-        grid.add_column(escape(name), justify="right", vertical="bottom", min_width=longest)
+        words = str(row[0]).split()
+        cells = [column.text(value) for column, value in zip(table.columns, row, strict=True)]
+        width = max(map(len, [*words, *cells[1:]]))  # the name wraps between words
+        grid.add_column(escape(cells[0]), justify="right", vertical="bottom", width=width)
     for index, column in enumerate(table.columns[1:], start=1):
         values = [row[index] for row in table.rows]
         best = column.winners(values)
@@ -374,3 +374,4 @@ def _print_table(table: Table) -> None:
             *(f"[bold green]{escape(text)}[/]" if text in best else text for text in texts),
         )
     _OUT.print(grid)
+    _OUT.print(f"\n[dim]{escape(table.caption)}[/]")
