@@ -142,8 +142,9 @@ def _schools(study: Study, figures: dict[str, Figure]) -> list[Section]:
         study.ranks(),
         Text(
             f"""
-            Two schools that their means put in the wrong order: the pupils of {ahead} score
-            {pair.gap:.2f} higher on average than those of {behind}. Yet for the same average pupil
+            Of all pairs of schools that their means put in the wrong order, this one is the
+            clearest: the pupils of {ahead} score {pair.gap:.2f} higher on average than those of
+            {behind}. Yet for the same average pupil
             {behind} does more, by {pair.contrast.mean[0]:.2f} (90 % interval {_signed(low)} to
             {_signed(high)}), with a probability of {_chance(pair.contrast.probability[0])}. For a
             weak reader, 1.5 standard deviations below the mean, the difference is {_signed(weak)};
