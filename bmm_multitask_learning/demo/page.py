@@ -186,8 +186,8 @@ def _kinds(study: Study, figures: dict[str, Figure]) -> list[Section]:
             Left to choose their number, task clustering finds {kinds}. Asked for two, with the
             chance of each depending on a school's intake and whether it is mixed, for boys or for
             girls, it splits them as below; its error on held-out pupils is
-            {study.error(GATED):.3f}, against {study.error(SHARED):.3f} for one population. Read the
-            two clusters as a description, not as two kinds that exist.
+            {study.error(GATED):.3f}, against {study.error(SHARED):.3f} for one population. Read
+            the two clusters as a description, not as two kinds that exist.
             """,
             heading="Are there kinds of schools?",
         ),
