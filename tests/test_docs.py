@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
@@ -45,6 +47,33 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     for line, code in blocks(page):
         # as many empty lines in front as make a traceback name the page's own line
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
+
+
+def test_commands_run(tmp_path, monkeypatch):
+    """The commands of the page on the command line, in its order, on a table like its own."""
+    testing = pytest.importorskip("typer.testing")
+    from bmm_multitask_learning.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    lines = ["school,hours,books,score"]
+    for number in range(60):
+        hours, books = rng.normal(size=2).round(3)
+        score = round(50 + 5 * hours + books + rng.normal(), 2)
+        lines.append(f"school {number % 6},{hours},{books},{score}")
+    Path("data.csv").write_text("\n".join(lines))
+    Path("new.csv").write_text("\n".join(lines[:4]))
+    text = (DOCS / "how-to" / "command-line.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^\$ bmm-mtl (.*)$", text, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == [
+        *("compare", "fit", "predict", "fit", "fit"),
+    ]
+    for command in commands:
+        result = testing.CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, result.output
+    table = Path("predictions.csv").read_text().splitlines()
+    assert len(table) == 4
+    assert table[0] == "school,mean,std,lower,upper,known"
 
 
 def test_a_block_that_fails_is_noticed(tmp_path):
