@@ -43,8 +43,8 @@ Two cores unless it says one thread; every ratio from one run. Times are wall cl
 of repeated runs where they are short.
 
 **School to an explained variance (global) of {target:.3f}, split {split}.** NumPyro has the
-same model, non-centred, with its own usual hyperpriors; compilation is counted, and given apart. Its SVI is
-AutoNormal with Adam(.01), looked at every 100 steps; its NUTS is one chain of 100 + 100.
+same model, non-centred, with its own usual hyperpriors; compilation is counted, and given apart.
+Its SVI is AutoNormal with Adam(.01), looked at every 100 steps; its NUTS is one chain of 100 + 100.
 
 {school}
 
