@@ -44,7 +44,8 @@ of repeated runs where they are short.
 
 **School to an explained variance (global) of {target:.3f}, split {split}.** NumPyro has the
 same model, non-centred, with its own usual hyperpriors; compilation is counted, and given apart.
-Its SVI is AutoNormal with Adam(.01), looked at every 100 steps; its NUTS is one chain of 100 + 100.
+Its SVI is AutoNormal with Adam(.01), looked at every 100 steps; its NUTS is one chain of
+100 + 100 draws.
 
 {school}
 
