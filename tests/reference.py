@@ -34,8 +34,9 @@ class JointLaw(NamedTuple):
     covariance: Array  # (Z, O, K D, K D)
 
 
-def covariance_of(precision: Array, num_features: int) -> Array:
-    """Covariance (D, D) from a precision in full, diagonal or isotropic form."""
+def covariance_of(eta: dict[str, Array], at: tuple[int, ...], num_features: int) -> Array:
+    """Covariance (D, D) from a shape in full, diagonal or isotropic form and its level, if any."""
+    precision = eta["precision"][at] * (eta["level"][at] if "level" in eta else 1.0)
     if precision.ndim == 2:
         return np.linalg.inv(precision)
     return np.diag(1 / np.broadcast_to(precision, (num_features,)))
@@ -56,7 +57,7 @@ def weight_law(prior: TaskPrior) -> JointLaw:
         else:
             assert isinstance(prior, SharedGaussian)
             centre = np.diag(prior.scatter[o].numpy() / eta["centre_precision"][o])
-            own = covariance_of(eta["precision"][o], D)
+            own = covariance_of(eta, (o,), D)
             covariance[0, o] = np.kron(np.ones((K, K)), centre) + np.kron(np.eye(K), own)
     return JointLaw(np.zeros(1), np.zeros((1, O, K * D)), covariance)
 
@@ -79,7 +80,7 @@ def _cluster_law(prior: TaskClustering, eta: dict[str, Array], K: int, O: int, D
         covariance = np.zeros((O, K, D, K, D))
         for o, (k, c) in itertools.product(range(O), enumerate(labels)):
             mean[o, k] = sum(used[k, f] * eta["centre"][c, f, o] for f in range(used.shape[1]))
-            covariance[o, k, :, k, :] = covariance_of(eta["precision"][c, o], D)
+            covariance[o, k, :, k, :] = covariance_of(eta, (c, o), D)
         weight = sum(log_pi[k, c] for k, c in enumerate(labels))
         laws.append((weight, mean.reshape(O, -1), covariance.reshape(O, K * D, K * D)))
     return JointLaw(*(np.array(part) for part in zip(*laws, strict=True)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, final
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -11,43 +12,80 @@ from torch import Tensor
 
 from ..distributions import Wishart
 from ..gaussian import DenseScale, DiagonalScale, Scale
+from ..hyperparameters import Eta
+
+# A variance of the diagonal form is shrunk towards the common level as if by this many tasks.
+_DIAGONAL_STRENGTH = 2.0
 
 
 class Covariance(Protocol):
-    r"""A covariance $\Sigma$ held as its precision; its prior is worth one draw of $\Psi$."""
+    r"""A covariance $\Sigma = (\ell\Lambda)^{-1}$: a shape $\Lambda$ and a level $\ell$.
+
+    The shape's prior has its mode at $\Psi^{-1}$, that of the level at 1. MAP estimates are those
+    of $(\Lambda, \ell)$.
+    """
 
     def reference(self, scatter: Tensor) -> Tensor:
         r"""$\Psi$ (O, D) in this form, from the scatter that gives every feature unit signal."""
 
-    def prior(self, scatter: Tensor) -> TorchDistribution:
-        r"""$p(\Lambda)$ with $E[\Sigma] = \Psi$; batch shape (O,) in full and isotropic form."""
+    def hyperprior(self, scatter: Tensor) -> Eta:
+        r"""Sample "precision" $\Lambda$ and "level" $\ell$ for each row of scatter (..., D)."""
 
-    def scale(self, precision: Tensor, num_features: int) -> Scale:
-        r"""A square root of $\Sigma = \Lambda^{-1}$."""
+    def mode(self, scatter: Tensor) -> Eta:
+        """Where the prior is densest."""
+
+    def scale(self, eta: Eta, num_features: int) -> Scale:
+        r"""A square root of $\Sigma$."""
 
     def outer(self, root: Tensor) -> Tensor:
         r"""$\sum \text{root}\,\text{root}^\top$ over the first axis, as far as needed."""
 
-    def mode(self, outer: Tensor, count: Tensor, scatter: Tensor) -> Tensor:
-        r"""Mode of $\Lambda$ given S from `outer`: $\hat\Sigma = (\Psi + S) / (1 + \text{count})$.
+    def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
+        r"""A step that does not lower $p(\eta \mid S)$, for S from `outer` of `count` tasks."""
 
-        In isotropic form $\hat\sigma^2 = (\Psi + \mathrm{tr}S) / (1 + D\,\text{count})$.
-        """
+    def charge(self, count: Tensor, num_features: int) -> Tensor:
+        """Half the log ratio of posterior to prior curvature, in nats; shape of `count`."""
+
+
+def _level_law(like: Tensor) -> TorchDistribution:
+    return dist.Gamma(torch.full_like(like, 1.5), torch.full_like(like, 0.5))
+
+
+def _level_charge(count: Tensor, num_features: int) -> Tensor:
+    return 0.5 * torch.log1p(count * num_features)
+
+
+def _joint(law: TorchDistribution) -> TorchDistribution:
+    """All of a batch as one event: sites of a prior are sampled whole."""
+    return law.to_event(len(law.batch_shape))
 
 
 @final
 class FullCovariance:
-    r"""$\Lambda \sim \mathrm{Wishart}(D + 2, \Psi^{-1})$."""
+    r"""$\Lambda \sim \mathrm{Wishart}(2D + 1, (D\Psi)^{-1})$, $\ell \sim \mathrm{Ga}(3/2, 1/2)$.
+
+    The shape is shrunk towards $\Psi$ as if by D tasks, as many as it has directions; how large
+    the covariance is overall is left to the data.
+    """
 
     def reference(self, scatter: Tensor) -> Tensor:
         return scatter
 
-    def prior(self, scatter: Tensor) -> TorchDistribution:
-        df = scatter.new_full(scatter.shape[:-1], scatter.shape[-1] + 2.0)
-        return Wishart(df, scatter)
+    def hyperprior(self, scatter: Tensor) -> Eta:
+        D = scatter.shape[-1]
+        df = scatter.new_full(scatter.shape[:-1], 2.0 * D + 1)
+        return {
+            "precision": pyro.sample("precision", _joint(Wishart(df, D * scatter))),
+            "level": pyro.sample("level", _joint(_level_law(scatter[..., 0]))),
+        }
 
-    def scale(self, precision: Tensor, num_features: int) -> Scale:
-        # Λ = MᵀM with M lower triangular, so Σ = M⁻¹M⁻ᵀ and L = M⁻¹ is lower triangular
+    def mode(self, scatter: Tensor) -> Eta:
+        level = torch.ones_like(scatter[..., 0])
+        return {"precision": torch.diag_embed(1 / scatter), "level": level}
+
+    def scale(self, eta: Eta, num_features: int) -> Scale:
+        # Λ = MᵀM with M lower triangular, so Λ⁻¹ = M⁻¹M⁻ᵀ and L = M⁻¹/√ℓ is lower triangular
+        precision = eta["precision"] * eta["level"][..., None, None]
         factor = torch.linalg.cholesky(precision.flip((-2, -1))).flip((-2, -1)).mT
         identity = torch.eye(num_features, dtype=factor.dtype, device=factor.device)
         return DenseScale(
@@ -58,56 +96,94 @@ class FullCovariance:
         columns = root.movedim(0, -2).flatten(-2)  # (..., D, K R)
         return columns @ columns.mT
 
-    def mode(self, outer: Tensor, count: Tensor, scatter: Tensor) -> Tensor:
-        covariance = (torch.diag_embed(scatter) + outer) / (1 + count)[..., None, None]
+    def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
+        D = scatter.shape[-1]
+        # Λ⁻¹ = ( DΨ + ℓS ) / ( D + count )
+        total = torch.diag_embed(D * scatter) + eta["level"][..., None, None] * outer
+        inverse = total / (D + count)[..., None, None]
         # the precision itself is the hyperparameter
-        return torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        precision = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
+        # 1/ℓ = ( 1 + tr ΛS ) / ( 1 + D count )
+        level = (1 + D * count) / (1 + (precision * outer).sum((-2, -1)))
+        return {"precision": precision, "level": level}
+
+    def charge(self, count: Tensor, num_features: int) -> Tensor:
+        D = num_features
+        shape = 0.25 * D * (D + 1) * torch.log1p(count / D)
+        return shape + _level_charge(count, D)
 
 
 @final
 class DiagonalCovariance:
-    r"""$\Lambda_d \sim \mathrm{Gamma}(3/2, \Psi_d / 2)$."""
+    r"""$\Lambda_d \sim \mathrm{Ga}(2, \Psi_d)$, $\ell \sim \mathrm{Ga}(3/2, 1/2)$, Ga by rate.
+
+    Each variance is shrunk towards the common level as if by two tasks.
+    """
 
     def reference(self, scatter: Tensor) -> Tensor:
         return scatter
 
-    def prior(self, scatter: Tensor) -> TorchDistribution:
-        return dist.Gamma(torch.full_like(scatter, 1.5), 0.5 * scatter).to_event(1)
+    def hyperprior(self, scatter: Tensor) -> Eta:
+        half = 0.5 * _DIAGONAL_STRENGTH
+        law = dist.Gamma(torch.full_like(scatter, 1 + half), half * scatter)
+        return {
+            "precision": pyro.sample("precision", _joint(law)),
+            "level": pyro.sample("level", _joint(_level_law(scatter[..., 0]))),
+        }
 
-    def scale(self, precision: Tensor, num_features: int) -> Scale:
-        return DiagonalScale(precision.rsqrt())
+    def mode(self, scatter: Tensor) -> Eta:
+        return {"precision": 1 / scatter, "level": torch.ones_like(scatter[..., 0])}
+
+    def scale(self, eta: Eta, num_features: int) -> Scale:
+        return DiagonalScale((eta["precision"] * eta["level"][..., None]).rsqrt())
 
     def outer(self, root: Tensor) -> Tensor:
         return root.square().sum((0, -1))
 
-    def mode(self, outer: Tensor, count: Tensor, scatter: Tensor) -> Tensor:
-        return (1 + count)[..., None] / (scatter + outer)
+    def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
+        # 1/Λ_d = ( 2Ψ_d + ℓS_d ) / ( 2 + count ),  1/ℓ = ( 1 + Σ_d Λ_d S_d ) / ( 1 + D count )
+        strength = _DIAGONAL_STRENGTH
+        total = strength * scatter + eta["level"][..., None] * outer
+        precision = (strength + count)[..., None] / total
+        level = (1 + scatter.shape[-1] * count) / (1 + (precision * outer).sum(-1))
+        return {"precision": precision, "level": level}
+
+    def charge(self, count: Tensor, num_features: int) -> Tensor:
+        shape = 0.5 * num_features * torch.log1p(count / _DIAGONAL_STRENGTH)
+        return shape + _level_charge(count, num_features)
 
 
 @final
 class IsotropicCovariance:
-    r"""$\Sigma = \lambda^{-1} I$ with $\lambda \sim \mathrm{Gamma}(3/2, \Psi / 2)$.
-
-    Worth one weight, not one task of D: with many features the latter would outweigh the data.
-    """
+    r"""$\Sigma = \lambda^{-1} I$ with $\lambda \sim \mathrm{Gamma}(3/2, \Psi / 2)$: no shape."""
 
     def reference(self, scatter: Tensor) -> Tensor:
         # the same signal in all as Ψ_d gives: 1 / Σ_d Ā_dd, and Ψ_d = 1 / (D Ā_dd)
         size = scatter.shape[-1]
         return (1 / (1 / (size * scatter)).sum(-1, keepdim=True)).expand_as(scatter)
 
-    def prior(self, scatter: Tensor) -> TorchDistribution:
+    def hyperprior(self, scatter: Tensor) -> Eta:
         half = 0.5 * scatter[..., 0]
-        return dist.Gamma(torch.full_like(half, 1.5), half)
+        law = dist.Gamma(torch.full_like(half, 1.5), half)
+        return {"precision": pyro.sample("precision", _joint(law))}
 
-    def scale(self, precision: Tensor, num_features: int) -> Scale:
-        return DiagonalScale(precision.rsqrt()[..., None].expand(*precision.shape, num_features))
+    def mode(self, scatter: Tensor) -> Eta:
+        return {"precision": 1 / scatter[..., 0]}
+
+    def scale(self, eta: Eta, num_features: int) -> Scale:
+        std = eta["precision"].rsqrt()[..., None]
+        return DiagonalScale(std.expand(*std.shape[:-1], num_features))
 
     def outer(self, root: Tensor) -> Tensor:
         return root.square().sum((0, -1))
 
-    def mode(self, outer: Tensor, count: Tensor, scatter: Tensor) -> Tensor:
-        return (1 + scatter.shape[-1] * count) / (scatter[..., 0] + outer.sum(-1))
+    def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
+        # 1/λ = ( Ψ + tr S ) / ( 1 + D count )
+        total = scatter[..., 0] + outer.sum(-1)
+        return {"precision": (1 + scatter.shape[-1] * count) / total}
+
+    def charge(self, count: Tensor, num_features: int) -> Tensor:
+        return _level_charge(count, num_features)
 
 
 FORMS: dict[str, Covariance] = {

@@ -12,6 +12,26 @@ def gate_objective(design: Tensor, targets: Tensor, gate: Tensor, variance: floa
     return (targets * log_prior).sum() - 0.5 * gate.square().sum() / variance
 
 
+def gate_curvature(design: Tensor, mass: Tensor, gate: Tensor) -> Tensor:
+    r"""$\sum_k n_k (\mathrm{diag}\,\pi_k - \pi_k\pi_k^\top) \otimes f_k f_k^\top$, (C F, C F).
+
+    Args:
+        design: (K, F) task features with a constant.
+        mass: (K,) total target of each task.
+        gate: (C, F).
+    """
+    pi = (design @ gate.mT).softmax(-1)
+    inner = torch.diag_embed(pi) - pi[:, :, None] * pi[:, None, :]
+    return torch.einsum("k,kcd,kf,kg->cfdg", mass, inner, design, design).flatten(2).flatten(0, 1)
+
+
+def gate_charge(design: Tensor, gate: Tensor, variance: float) -> Tensor:
+    """Half the log ratio of the gate's posterior to its prior curvature, in nats."""
+    curvature = variance * gate_curvature(design, torch.ones_like(design[:, 0]), gate)
+    identity = torch.eye(len(curvature), dtype=gate.dtype, device=gate.device)
+    return 0.5 * torch.linalg.slogdet(identity + curvature).logabsdet
+
+
 def fit_gate(
     design: Tensor, targets: Tensor, start: Tensor, variance: float, steps: int = 8
 ) -> Tensor:
@@ -33,10 +53,7 @@ def fit_gate(
         pi = (design @ gate.mT).softmax(-1)
         mass = targets.sum(-1)
         gradient = (targets - mass[:, None] * pi).mT @ design - gate / variance
-        # H = Σ_k (diag π_k − π_k π_kᵀ) ⊗ f_k f_kᵀ + I / variance
-        curvature = torch.diag_embed(pi) - pi[:, :, None] * pi[:, None, :]
-        hessian = torch.einsum("k,kcd,kf,kg->cfdg", mass, curvature, design, design)
-        hessian = hessian.reshape(C * F, C * F) + identity / variance
+        hessian = gate_curvature(design, mass, gate) + identity / variance
         step = torch.linalg.solve(hessian, gradient.flatten()).reshape(C, F)
         size = 1.0
         while size > 1e-6:

@@ -15,7 +15,6 @@ import dataclasses
 from abc import abstractmethod
 from typing import final
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -45,8 +44,7 @@ class RidgePrior(TaskPrior):
         self.register_buffer("precision", like.new_ones(self.num_vectors, self.sizes.num_outputs))
 
     def hyperprior(self) -> Eta:
-        prior = _FORM.prior(self.scatter).expand((self.num_vectors, self.sizes.num_outputs))
-        return {"precision": pyro.sample("precision", prior.to_event(2))}
+        return _FORM.hyperprior(self.scatter.expand(self.num_vectors, -1, -1))
 
     def _std(self, precision: Tensor) -> Tensor:
         return precision.rsqrt()[..., None].expand(*precision.shape, self.sizes.num_features)
@@ -60,7 +58,7 @@ class RidgePrior(TaskPrior):
     ) -> None:
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", _FORM.reference(self.scatter))
-        self.set_eta({"precision": (1 / self.scatter[:, 0]).expand(self.num_vectors, -1)})
+        self.set_eta(_FORM.mode(self.scatter.expand(self.num_vectors, -1, -1)))
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         std = self._std(eta["precision"])
@@ -72,8 +70,7 @@ class RidgePrior(TaskPrior):
     def update(self, posterior: WeightPosterior) -> None:
         # τ_k² = ( Ψ + E‖w_k‖² ) / ( 1 + D )
         square = posterior.means[:, 0].square() + posterior.component_variance()[:, 0]
-        scale = self.scatter[:, 0] + square.sum(-1)
-        self.set_eta({"precision": (1 + square.shape[-1]) / scale})
+        self.set_eta(_FORM.update(self.eta, square, torch.ones_like(square[..., 0]), self.scatter))
 
 
 @final

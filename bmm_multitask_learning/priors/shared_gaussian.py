@@ -1,11 +1,11 @@
 r"""One Gaussian population of tasks, its centre and covariance learned.
 
 $$1/s^2 \sim \mathrm{Gamma}(\tfrac32, \tfrac12), \quad
-  \Lambda \sim \mathrm{Wishart}(D + 2, \Psi^{-1}), \quad
-  m \sim N(0, s^2\Psi), \quad w_k \mid m \sim N(m, \Lambda^{-1})$$
+  m \sim N(0, s^2\Psi), \quad w_k \mid m \sim N(m, \Sigma)$$
 
-W and m are integrated out together whenever $\eta = (s^2, \Lambda)$ moves: updating m and W in
-turn drives the covariance to zero. The shortest complete prior.
+with one of three forms of $\Sigma$ and its prior (`covariance`). W and m are integrated out
+together whenever $\eta = (s^2, \Sigma)$ moves: updating m and W in turn drives the covariance to
+zero. The shortest complete prior.
 
 References:
     Lindley and Smith, Bayes estimates for the linear model (1972).
@@ -35,8 +35,8 @@ from .task_prior import TaskPrior
 class SharedGaussian(TaskPrior):
     r"""Task weights scatter around one centre: $w_k \sim N(m, \Sigma)$, m and $\Sigma$ inferred.
 
-    $\Sigma$'s prior is worth one task with the scatter $\Psi$ that makes the signal as large as
-    the noise; the centre's variance $s^2\Psi$ is learned too.
+    $\Psi$ is the diagonal covariance that makes the signal as large as the noise. $\Sigma$ is
+    shrunk towards a multiple of it that is learned, as is the centre's variance $s^2\Psi$.
 
     Args:
         covariance: "full", "diagonal" or "isotropic" $\Sigma$. Full learns which directions of the
@@ -58,7 +58,6 @@ class SharedGaussian(TaskPrior):
     """
 
     centre_precision: Tensor
-    precision: Tensor
 
     def __init__(self, covariance: Literal["full", "diagonal", "isotropic"] = "full") -> None:
         super().__init__()
@@ -68,20 +67,19 @@ class SharedGaussian(TaskPrior):
     def register_hyperparameters(self, like: Tensor) -> None:
         O = self.sizes.num_outputs
         self.register_buffer("centre_precision", like.new_ones(O))
-        self.register_buffer("precision", self.form.prior(self.scatter).mean)
+        for name, value in self.form.mode(self.scatter).items():
+            self.register_buffer(name, value)
 
     def hyperprior(self) -> Eta:
         half = torch.full_like(self.centre_precision, 0.5)
         centre_precision = pyro.sample("centre_precision", dist.Gamma(3 * half, half).to_event(1))
-        prior = self.form.prior(self.scatter)
-        precision = pyro.sample("precision", prior.to_event(len(prior.batch_shape)))
-        return {"centre_precision": centre_precision, "precision": precision}
+        return {"centre_precision": centre_precision, **self.form.hyperprior(self.scatter)}
 
     def forward(self, eta: Eta) -> ExchangeableGaussian:
         return ExchangeableGaussian(
             self.sizes.num_tasks,
             self.scatter / eta["centre_precision"][..., None],
-            self.form.scale(eta["precision"], self.sizes.num_features).root,
+            self.form.scale(eta, self.sizes.num_features).root,
         )
 
     def initialise(
@@ -90,13 +88,10 @@ class SharedGaussian(TaskPrior):
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", self.form.reference(self.scatter))
         ones = self.scatter.new_ones(self.sizes.num_outputs)
-        outer = self.form.outer(torch.diag_embed(self.scatter.sqrt())[None])
-        self.set_eta(
-            {"centre_precision": ones, "precision": self.form.mode(outer, ones, self.scatter)}
-        )
+        self.set_eta({"centre_precision": ones, **self.form.mode(self.scatter)})
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
-        scale = self.form.scale(eta["precision"], self.sizes.num_features)
+        scale = self.form.scale(eta, self.sizes.num_features)
         given = condition_tasks(statistics, torch.zeros_like(statistics.b[0]), scale)
         inverse = given.inverse_factor  # (K, O, D, D), C̃_k = U⁻ᵀU⁻¹
         # m = L μ:  T = Lᵀ S⁻¹ L,  P = T + Σ_k (I − C̃_k),  μ̂ = P⁻¹ Σ_k v_k
@@ -135,7 +130,7 @@ class SharedGaussian(TaskPrior):
 
     def update(self, posterior: WeightPosterior) -> None:
         centre, root = (part[0] for part in posterior.centre())
-        # Σ = ( Ψ + Σ_k E[(w_k − m)(w_k − m)ᵀ] ) / (K + 1)
+        # S = Σ_k E[(w_k − m)(w_k − m)ᵀ]
         deviation = (posterior.means[:, 0] - centre)[..., None]
         parts = (posterior.roots[:, 0], posterior.commons[:, 0] - root, deviation)
         outer = torch.stack([self.form.outer(part) for part in parts]).sum(0)
@@ -145,7 +140,7 @@ class SharedGaussian(TaskPrior):
         self.set_eta(
             {
                 "centre_precision": (1 + centre.shape[-1]) / (1 + square.sum(-1)),
-                "precision": self.form.mode(outer, count, self.scatter),
+                **self.form.update(self.eta, outer, count, self.scatter),
             }
         )
 
@@ -153,7 +148,7 @@ class SharedGaussian(TaskPrior):
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
         # w_new = m + u,  m ~ q(m),  u ~ N(0, Σ)
-        root = self.form.scale(eta["precision"], self.sizes.num_features).root
+        root = self.form.scale(eta, self.sizes.num_features).root
         mean, centre_root = posterior.centre()
         root = root.expand(len(mean), *root.shape[-3:])
         shape = (num_tasks, *mean.shape)
@@ -182,5 +177,5 @@ class SharedGaussian(TaskPrior):
     @property
     def covariance_matrix(self) -> Tensor:
         r"""$\Sigma$, (O, D, D), in squared units of the weights."""
-        root = self.form.scale(self.precision, self.sizes.num_features).root
+        root = self.form.scale(self.eta, self.sizes.num_features).root
         return root @ root.mT

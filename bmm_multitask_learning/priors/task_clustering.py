@@ -35,7 +35,7 @@ from ..hyperparameters import Eta
 from ..posterior import WeightPosterior, mixture_posterior
 from ..statistics import TaskStatistics
 from .covariance import covariance_form
-from .gating import fit_gate
+from .gating import fit_gate, gate_charge
 from .task_prior import TaskPrior
 
 # m_c ~ N(0, 10 Ψ): a signal of up to ten times the noise's variance, in every feature alike
@@ -57,7 +57,8 @@ class TaskClustering(TaskPrior):
         gating: the cluster's probability depends on the task features,
             $\pi_{kc} \propto e^{U_c^\top f_k}$.
         task_mean: the centre depends on the task features, $m_{kc} = M_c f_k$.
-        covariance: "full", "diagonal" or "isotropic" $\Sigma_c$.
+        covariance: "full", "diagonal" or "isotropic" $\Sigma_c$. Full takes many tasks a cluster:
+            with few, "auto" finds fewer clusters than there are.
         n_init: starts by k-means on each task's ridge weights; the best is kept.
 
     Raises:
@@ -78,7 +79,6 @@ class TaskClustering(TaskPrior):
 
     design: Tensor
     centre: Tensor
-    precision: Tensor
     proportion: Tensor
     gate: Tensor
     responsibilities: Tensor
@@ -89,7 +89,7 @@ class TaskClustering(TaskPrior):
         *,
         gating: bool = False,
         task_mean: bool = False,
-        covariance: Literal["full", "diagonal", "isotropic"] = "full",
+        covariance: Literal["full", "diagonal", "isotropic"] = "diagonal",
         n_init: int = 3,
     ) -> None:
         super().__init__()
@@ -131,10 +131,15 @@ class TaskClustering(TaskPrior):
         columns = F + 1 if self.task_mean else 1
         shape = (C, columns, sizes.num_outputs, sizes.num_features)
         self.register_buffer("centre", like.new_zeros(shape))
-        self.register_buffer("precision", self.form.prior(self.scatter.expand(C, -1, -1)).mean)
+        for name, value in self.form.mode(self._scatters(C)).items():
+            self.register_buffer(name, value)
         gate = like.new_zeros(C, F + 1) if self.gating else like.new_full((C,), 1 / C)
         self.register_buffer("gate" if self.gating else "proportion", gate)
         self.register_buffer("responsibilities", like.new_full((sizes.num_tasks, C), 1 / C))
+
+    def _scatters(self, num_clusters: int) -> Tensor:
+        """Ψ for each cluster, (C, O, D)."""
+        return self.scatter.expand(num_clusters, -1, -1)
 
     def _design(self, like: Tensor, features: Tensor | None, num_tasks: int) -> Tensor:
         """(K, 1 + F) a constant and the task features, standardised over the tasks of the fit."""
@@ -146,11 +151,9 @@ class TaskClustering(TaskPrior):
         return torch.cat([ones, (features - self.task_features.mean(0)) / std], -1)
 
     def hyperprior(self) -> Eta:
-        C, O = self.centre.shape[0], self.sizes.num_outputs
         spread = (_CENTRE_VARIANCE * self.scatter).sqrt().expand_as(self.centre)
         eta = {"centre": pyro.sample("centre", dist.Normal(0.0, spread).to_event(4))}
-        precision = self.form.prior(self.scatter.expand(C, O, -1))
-        eta["precision"] = pyro.sample("precision", precision.to_event(len(precision.batch_shape)))
+        eta |= self.form.hyperprior(self._scatters(len(self.centre)))
         if self.gating:
             law = dist.Normal(0.0, torch.full_like(self.gate, math.sqrt(_GATE_VARIANCE))).to_event(
                 2
@@ -181,7 +184,7 @@ class TaskClustering(TaskPrior):
         return proportion.expand(*proportion.shape[:-2], len(design), -1)
 
     def _scale(self, eta: Eta) -> Scale:
-        return self.form.scale(eta["precision"], self.sizes.num_features)
+        return self.form.scale(eta, self.sizes.num_features)
 
     # ---- closed-form half ---------------------------------------------------------------------
 
@@ -214,23 +217,45 @@ class TaskClustering(TaskPrior):
         return not stalled and len(best) < min(_MAX_CLUSTERS, self.sizes.num_tasks)
 
     def complexity(self) -> float:
-        r"""BIC's charge $\tfrac12 \sum_c P \log(1 + K_c) + \tfrac12 (C - 1) \log K$ in nats.
+        r"""What Laplace's method charges for $\hat\eta$, so that numbers of clusters compare.
 
-        P counts the free numbers of a centre and a covariance, $K_c$ is the expected number of
-        tasks in cluster c. The evidence at fitted hyperparameters always favours more clusters.
-        BIC stands in for the hyperprior's own charge, which is given back; with a fixed number of
-        clusters there is nothing to charge.
+        $$\log p(D) \approx \log p(D, \hat\eta) - \log p(\eta_0)
+          - \tfrac12 \log |H H_0^{-1}| + \log C!$$
+        with $\eta_0$ the mode of the hyperprior, $H_0$ its curvature there and $H$ that of the
+        posterior, taken block by block as if the tasks' weights were known. The evidence at
+        fitted hyperparameters always favours more clusters. With a fixed number there is
+        nothing to charge.
         """
         if self.num_clusters != "auto":
             return 0.0
+        C, D = len(self.centre), self.sizes.num_features
         counts = self.responsibilities.sum(0)
-        C, F, O, D = self.centre.shape
-        each = F * O * D + self.precision[0].numel()
-        if self.covariance == "full":
-            each = F * O * D + O * D * (D + 1) // 2
-        gate = (C - 1) * (self.gate.shape[1] if self.gating else 1)
-        charge = each * torch.log1p(counts).sum() + gate * math.log(self.sizes.num_tasks)
-        return 0.5 * float(charge) + float(self.log_hyperprior(self.eta))
+        mode = {**self.eta, "centre": torch.zeros_like(self.centre)}
+        mode |= self.form.mode(self._scatters(C))
+        charge = self.form.charge(counts[:, None].expand(-1, self.sizes.num_outputs), D).sum()
+        charge = charge + self._centre_charge()
+        if self.gating:
+            mode["gate"] = torch.zeros_like(self.gate)
+            charge = charge + gate_charge(self.design, self.gate, _GATE_VARIANCE)
+        else:
+            # Σ_c K_c log π_c against the same with π integrated out: exact for known labels
+            plugged = torch.special.xlogy(counts, counts / counts.sum()).sum()
+            integrated = torch.lgamma(1 + counts).sum() - torch.lgamma(counts.sum() + C)
+            charge = charge + plugged - integrated
+        return float(self.log_hyperprior(mode) + charge) - math.lgamma(C + 1)
+
+    def _centre_charge(self) -> Tensor:
+        r"""$\tfrac12 \sum_c \log |I + G_c \otimes (L_c^\top S^{-1} L_c)^{-1}|$."""
+        gram, ridge = self._centre_system(self.responsibilities)
+        columns = torch.linalg.eigvalsh(gram).clamp(min=0)[:, None, :, None]
+        features = torch.linalg.eigvalsh(ridge)[:, :, None, :]
+        return 0.5 * torch.log1p(columns / features).sum()
+
+    def _centre_system(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ_k r f fᵀ (C, F, F), and the centre's prior in units of Σ_c, Lᵀ S⁻¹ L (C, O, D, D)."""
+        used = self.design if self.task_mean else self.design[:, :1]
+        half = self._scale(self.eta).root / (_CENTRE_VARIANCE * self.scatter).sqrt()[..., None]
+        return torch.einsum("kc,kf,kg->cfg", r, used, used), half.mT @ half
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         # r_kc ∝ π_kc P(D_k | c),  w_k | c ~ N(Q⁻¹R, Q⁻¹)
@@ -245,13 +270,13 @@ class TaskClustering(TaskPrior):
         r = posterior.log_weights.exp()  # (K, C)
         eta: Eta = {"centre": self._centres(posterior, r)}
         deviation = posterior.means - self._loc(eta, self.design)
-        # Σ_c = ( Ψ + Σ_k r_kc [ C_kc + (Â_kc − m_c)(Â_kc − m_c)ᵀ ] ) / ( 1 + Σ_k r_kc )
+        # S_c = Σ_k r_kc [ C_kc + (Â_kc − m_c)(Â_kc − m_c)ᵀ ]
         half = r.sqrt()[..., None, None, None]
         outer = self.form.outer(half * posterior.roots) + self.form.outer(
             half * deviation[..., None]
         )
         counts = r.sum(0)[:, None].expand(-1, self.sizes.num_outputs)
-        eta["precision"] = self.form.mode(outer, counts, self.scatter.expand(len(counts), -1, -1))
+        eta |= self.form.update(self.eta, outer, counts, self._scatters(len(counts)))
         if self.gating:
             eta["gate"] = fit_gate(self.design, r, self.gate, _GATE_VARIANCE)
         else:
@@ -271,10 +296,8 @@ class TaskClustering(TaskPrior):
         F, D = used.shape[1], self.sizes.num_features
         root = self._scale(self.eta).root  # (C, O, D, D)
         # whitened by L_c: [ G_c ⊗ I + I ⊗ Lᵀ S⁻¹ L ] vec(M̃) = vec(Σ r f (L⁻¹ Â)ᵀ)
-        gram = torch.einsum("kc,kf,kg->cfg", r, used, used)
+        gram, ridge = self._centre_system(r)
         moment = torch.einsum("kc,kf,kcod->codf", r, used, posterior.means)
-        half = root / (_CENTRE_VARIANCE * self.scatter).sqrt()[..., None]
-        ridge = half.mT @ half
         white = torch.linalg.solve_triangular(root, moment, upper=False)
         # the ridge's eigenvectors split the system into D systems of F equations
         values, vectors = torch.linalg.eigh(ridge)
@@ -305,7 +328,8 @@ class TaskClustering(TaskPrior):
         log_weights = self._log_prior(eta, design)
         if eta["centre"].ndim > self.centre.ndim:  # draws (S, ...): a mixture of S C components
             log_weights = log_weights.transpose(0, 1).flatten(1) - math.log(len(log_weights))
-            eta = {name: eta[name].flatten(0, 1) for name in ("centre", "precision")}
+            per_cluster = ("centre", *self.form.mode(self.scatter))
+            eta = {name: eta[name].flatten(0, 1) for name in per_cluster}
         means = self._loc(eta, design)
         root = self._scale(eta).root
         return WeightPosterior(
