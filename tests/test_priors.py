@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pyro import poutine
 
 from bmm_multitask_learning import (
     NUTS,
@@ -26,6 +27,7 @@ from bmm_multitask_learning.priors.gating import fit_gate, gate_objective
 
 from . import asserts
 from .cases import LIKELIHOODS, PRIORS, built_model, make_data
+from .reference import covariance_of
 
 
 @pytest.fixture(params=PRIORS)
@@ -209,23 +211,18 @@ def test_independent_posterior_is_ridge_regression():
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_prior_of_a_covariance_has_the_scatter_as_its_mean(name):
-    """E[Λ⁻¹] = Ψ where the mean precision is (D + 2) / Ψ or 3 / Ψ; by 200,000 draws."""
+def test_the_prior_of_a_covariance_is_densest_where_it_says(name):
+    """The gradient of log p(η) is zero at `mode`, in which the covariance is Ψ."""
     form = FORMS[name]
-    scatter = torch.tensor([[0.5, 2.0, 1.0]]).double()
-    scatter = form.reference(scatter)
-    law = form.prior(scatter)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        draws = law.sample((200_000,))
-    if name == "full":
-        # df = D + 2: the mean exists and the variance does not, so compare the mean precision
-        torch.testing.assert_close(
-            draws.mean(0)[0], torch.diag(5.0 / scatter[0]), rtol=0.03, atol=0.06
-        )
-    else:
-        expected = 3.0 / (scatter if name == "diagonal" else scatter[:, 0])
-        torch.testing.assert_close(draws.mean(0), expected, rtol=0.02, atol=0)
+    scatter = form.reference(torch.tensor([[0.5, 2.0, 1.0]]).double())
+    eta = {n: v.clone().requires_grad_() for n, v in form.mode(scatter).items()}
+    trace = poutine.trace(poutine.condition(lambda: form.hyperprior(scatter), data=eta))
+    gradients = torch.autograd.grad(trace.get_trace().log_prob_sum(), list(eta.values()))
+    for site, gradient in zip(eta, gradients, strict=True):
+        symmetric = gradient + gradient.mT if gradient.ndim == 3 else gradient
+        assert symmetric.abs().max() < 1e-9, site
+    root = form.scale(eta, 3).root
+    torch.testing.assert_close(root @ root.mT, torch.diag_embed(scatter))
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -233,16 +230,13 @@ def test_scale_is_a_root_of_the_covariance(name):
     form = FORMS[name]
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        precision = form.prior(torch.rand(2, 4, dtype=torch.float64) + 0.5).sample()
-    root = form.scale(precision, 4).root
-    covariance = root @ root.mT
+        eta = form.hyperprior(torch.rand(2, 4, dtype=torch.float64) + 0.5)
+    root = form.scale(eta, 4).root
+    arrays = {n: v.numpy() for n, v in eta.items()}
+    expected = np.stack([covariance_of(arrays, (o,), 4) for o in range(2)])
+    np.testing.assert_allclose(root @ root.mT, expected, rtol=1e-9)
     if name == "full":
-        expected = torch.linalg.inv(precision)
         assert torch.equal(root, root.tril())
-    else:
-        diagonal = precision if name == "diagonal" else precision[:, None].expand(2, 4)
-        expected = torch.diag_embed(1 / diagonal)
-    torch.testing.assert_close(covariance, expected)
 
 
 # ---- the gate -----------------------------------------------------------------------------
@@ -368,8 +362,7 @@ def test_spread_between_tasks_does_not_collapse(name, kind):
     data = make_data(kind, rows=(10,) * 60, num_features=2, spread=1.0, seed=6)
     model = MultitaskModel(PRIORS[name](), LIKELIHOODS[kind]())
     fit(model, data, progress=False)
-    precision = model.prior.eta["precision"]
-    covariance = torch.linalg.inv(precision) if name == "shared-full" else 1 / precision
-    largest = covariance.diagonal(dim1=-2, dim2=-1) if name == "shared-full" else covariance
-    assert largest.max() > 0.35
-    assert largest.max() < 3.0
+    root = model.prior.form.scale(model.prior.eta, 2).root
+    variance = root.square().sum(-1)
+    assert variance.max() > 0.35
+    assert variance.max() < 3.0

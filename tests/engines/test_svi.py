@@ -338,6 +338,7 @@ def test_conditioning_in_the_guide_sees_every_site_once():
     assert hidden == {
         "tasks/centre_precision",
         "tasks/precision",
+        "tasks/level",
         "tasks/noise_level",
         "tasks/weights",
     }
