@@ -127,7 +127,7 @@ class RowBlocks:
             x = self.gather(phi, at)
             omega = self.gather(weight, at) * self.valid[at][..., None]
             weighted = x[:, None] * omega.mT[..., None]  # (m, O, B, D)
-            total = total.index_add(0, self.task[at], weighted.mT @ x[:, None])
+            total.index_add_(0, self.task[at], weighted.mT @ x[:, None])
         return total
 
     def project(self, phi: Tensor, target: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class RowBlocks:
         total = phi.new_zeros(self.num_tasks, O, D)
         for at in self.chunks(D):
             r = self.gather(target, at) * self.valid[at][..., None]
-            total = total.index_add(0, self.task[at], r.mT @ self.gather(phi, at))
+            total.index_add_(0, self.task[at], r.mT @ self.gather(phi, at))
         return total
 
 
