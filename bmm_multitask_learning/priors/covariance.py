@@ -14,15 +14,13 @@ from ..distributions import Wishart
 from ..gaussian import DenseScale, DiagonalScale, Scale
 from ..hyperparameters import Eta
 
-# A variance of the diagonal form is shrunk towards the common level as if by this many tasks.
-_DIAGONAL_STRENGTH = 2.0
-
 
 class Covariance(Protocol):
     r"""A covariance $\Sigma = (\ell\Lambda)^{-1}$: a shape $\Lambda$ and a level $\ell$.
 
-    The shape's prior has its mode at $\Psi^{-1}$, that of the level at 1. MAP estimates are those
-    of $(\Lambda, \ell)$.
+    The shape's prior has its mode at $\Psi^{-1}$ and is worth one task: it stays proper where there
+    are fewer tasks than features, and does not hide how tasks differ. The level's has its mode at 1.
+    MAP estimates are those of $(\Lambda, \ell)$: of $\Sigma$ and $\ell$ the joint mode degenerates.
     """
 
     def reference(self, scatter: Tensor) -> Tensor:
@@ -62,20 +60,19 @@ def _joint(law: TorchDistribution) -> TorchDistribution:
 
 @final
 class FullCovariance:
-    r"""$\Lambda \sim \mathrm{Wishart}(2D + 1, (D\Psi)^{-1})$, $\ell \sim \mathrm{Ga}(3/2, 1/2)$.
+    r"""$\Lambda \sim \mathrm{Wishart}(D+2, \Psi^{-1})$, $\ell \sim \mathrm{Ga}(3/2, 1/2)$ by rate.
 
-    The shape is shrunk towards $\Psi$ as if by D tasks, as many as it has directions; how large
-    the covariance is overall is left to the data.
+    The shape is shrunk towards that of $\Psi$ as if by one task; how large the covariance is
+    overall is left to the data.
     """
 
     def reference(self, scatter: Tensor) -> Tensor:
         return scatter
 
     def hyperprior(self, scatter: Tensor) -> Eta:
-        D = scatter.shape[-1]
-        df = scatter.new_full(scatter.shape[:-1], 2.0 * D + 1)
+        df = scatter.new_full(scatter.shape[:-1], scatter.shape[-1] + 2.0)
         return {
-            "precision": pyro.sample("precision", _joint(Wishart(df, D * scatter))),
+            "precision": pyro.sample("precision", _joint(Wishart(df, scatter))),
             "level": pyro.sample("level", _joint(_level_law(scatter[..., 0]))),
         }
 
@@ -97,35 +94,33 @@ class FullCovariance:
         return columns @ columns.mT
 
     def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
-        D = scatter.shape[-1]
-        # Λ⁻¹ = ( DΨ + ℓS ) / ( D + count )
-        total = torch.diag_embed(D * scatter) + eta["level"][..., None, None] * outer
-        inverse = total / (D + count)[..., None, None]
+        # Λ⁻¹ = ( Ψ + ℓS ) / ( 1 + count )
+        total = torch.diag_embed(scatter) + eta["level"][..., None, None] * outer
+        inverse = total / (1 + count)[..., None, None]
         # the precision itself is the hyperparameter
         precision = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
         # 1/ℓ = ( 1 + tr ΛS ) / ( 1 + D count )
-        level = (1 + D * count) / (1 + (precision * outer).sum((-2, -1)))
+        level = (1 + scatter.shape[-1] * count) / (1 + (precision * outer).sum((-2, -1)))
         return {"precision": precision, "level": level}
 
     def charge(self, count: Tensor, num_features: int) -> Tensor:
         D = num_features
-        shape = 0.25 * D * (D + 1) * torch.log1p(count / D)
+        shape = 0.25 * D * (D + 1) * torch.log1p(count)
         return shape + _level_charge(count, D)
 
 
 @final
 class DiagonalCovariance:
-    r"""$\Lambda_d \sim \mathrm{Ga}(2, \Psi_d)$, $\ell \sim \mathrm{Ga}(3/2, 1/2)$, Ga by rate.
+    r"""$\Lambda_d \sim \mathrm{Ga}(3/2, \Psi_d/2)$, $\ell \sim \mathrm{Ga}(3/2, 1/2)$ by rate.
 
-    Each variance is shrunk towards the common level as if by two tasks.
+    Each variance is shrunk towards the common level as if by one task.
     """
 
     def reference(self, scatter: Tensor) -> Tensor:
         return scatter
 
     def hyperprior(self, scatter: Tensor) -> Eta:
-        half = 0.5 * _DIAGONAL_STRENGTH
-        law = dist.Gamma(torch.full_like(scatter, 1 + half), half * scatter)
+        law = dist.Gamma(torch.full_like(scatter, 1.5), 0.5 * scatter)
         return {
             "precision": pyro.sample("precision", _joint(law)),
             "level": pyro.sample("level", _joint(_level_law(scatter[..., 0]))),
@@ -141,15 +136,13 @@ class DiagonalCovariance:
         return root.square().sum((0, -1))
 
     def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
-        # 1/Λ_d = ( 2Ψ_d + ℓS_d ) / ( 2 + count ),  1/ℓ = ( 1 + Σ_d Λ_d S_d ) / ( 1 + D count )
-        strength = _DIAGONAL_STRENGTH
-        total = strength * scatter + eta["level"][..., None] * outer
-        precision = (strength + count)[..., None] / total
+        # 1/Λ_d = ( Ψ_d + ℓS_d ) / ( 1 + count ),  1/ℓ = ( 1 + Σ_d Λ_d S_d ) / ( 1 + D count )
+        precision = (1 + count)[..., None] / (scatter + eta["level"][..., None] * outer)
         level = (1 + scatter.shape[-1] * count) / (1 + (precision * outer).sum(-1))
         return {"precision": precision, "level": level}
 
     def charge(self, count: Tensor, num_features: int) -> Tensor:
-        shape = 0.5 * num_features * torch.log1p(count / _DIAGONAL_STRENGTH)
+        shape = 0.5 * num_features * torch.log1p(count)
         return shape + _level_charge(count, num_features)
 
 
