@@ -41,7 +41,7 @@ format: $(VENV)/lint.stamp
 	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/docs.stamp
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m tests.benchmarks
