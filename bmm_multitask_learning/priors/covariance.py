@@ -18,9 +18,10 @@ from ..hyperparameters import Eta
 class Covariance(Protocol):
     r"""A covariance $\Sigma = (\ell\Lambda)^{-1}$: a shape $\Lambda$ and a level $\ell$.
 
-    The shape's prior has its mode at $\Psi^{-1}$ and is worth one task: it stays proper where there
-    are fewer tasks than features, and does not hide how tasks differ. The level's has its mode at 1.
-    MAP estimates are those of $(\Lambda, \ell)$: of $\Sigma$ and $\ell$ the joint mode degenerates.
+    The shape's prior has its mode at $\Psi^{-1}$ and is worth one task: it stays proper where
+    there are fewer tasks than features, and does not hide how tasks differ. The level's has its
+    mode at 1. MAP estimates are those of $(\Lambda, \ell)$; of $\Sigma$ and $\ell$ the joint mode
+    degenerates.
     """
 
     def reference(self, scatter: Tensor) -> Tensor:
