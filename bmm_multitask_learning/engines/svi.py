@@ -247,6 +247,7 @@ class VariationalProgram:
         self._last: dict[str, TaskData] = {}
         self._posterior: dict[str, WeightPosterior] = {}
         self._theta: dict[str, Eta] = {}
+        self._law: dict[str, Distribution] = {}
         self._moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
@@ -275,7 +276,8 @@ class VariationalProgram:
                 guide, prior = self.guides[name], family.prior
                 eta = guide.prior()
                 self._theta[name] = guide.likelihood()
-                law = prior(eta)
+                # the model's law at the same η, so built once
+                law = self._law[name] = prior(eta)
                 factors = guide.factors(law, prior.reduce(self.sites[name]))
                 posterior = prior.condition(factors, eta)
                 q = PosteriorGaussian(
@@ -291,9 +293,9 @@ class VariationalProgram:
         """`MultitaskModel.model`, its likelihood replaced by its expectation under the guide."""
         for name, family in self.network.families.items():
             with scope(prefix=name):
-                eta = family.prior.hyperprior()
+                family.prior.hyperprior()
                 family.likelihood.hyperprior()
-                pyro.sample("weights", family.prior(eta))
+                pyro.sample("weights", self._law[name])
                 rows = self.batch[name]
                 moments = latent_moments(family.prior.expand(self._posterior[name]), rows)
                 self._moments[name] = moments

@@ -1,7 +1,7 @@
 """The bound of `SVI` with `TaskClustering` and `Gaussian`, written by hand in PyTorch alone.
 
 Same guide, same hyperpriors, same gradient: one step on all rows is the yardstick for a step of
-the library. Precisions are diagonal.
+the library. Covariances are isotropic.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class PlainLoop:
 
     Args:
         x: (K, n, D), y: (K, n).
-        centre, precision: (C, D) at the start; proportion: (C,); noise: precision, scalar.
-        scatter: (D,) and noise_scatter: of the hyperpriors.
+        centre: (C, D) at the start; precision, proportion: (C,); noise: precision, scalar.
+        scatter, noise_scatter: of the hyperpriors, scalars.
         lr: Adam's learning rate.
     """
 
@@ -73,7 +73,7 @@ class PlainLoop:
             bound = bound + (scale + 0.5 * eps.square() + 0.5 * math.log(2 * math.pi)).sum()
         # q(W, z | η) ∝ p(W, z | η) times the sites; its normaliser
         A, b = self.site_noise * self.gram, self.site_noise * self.moment
-        root = precision.rsqrt()
+        root = precision.rsqrt()[:, None].expand_as(centre)
         factor = torch.linalg.cholesky(
             self.identity + root[:, :, None] * A[:, None] * root[:, None, :]
         )  # (K, C, D, D)
