@@ -15,6 +15,11 @@ from bmm_multitask_learning.engines.coordinate_ascent import Ascent
 from ..cases import LIKELIHOODS, PRIORS, make_data
 
 ALL = list(itertools.product(PRIORS, LIKELIHOODS))
+# bounds converge slowly: of the priors that read task features, one with classes is enough
+SLOW = {("clusters-task-mean", "categorical"), ("clusters-gating-task-mean", "categorical")}
+SLOW |= {("clusters-isotropic", "categorical"), ("clusters-full", "categorical")}
+SLOW |= {("clusters-task-mean", "bernoulli"), ("clusters-gating-task-mean", "bernoulli")}
+SOME_SLOW = [pytest.param(*pair, marks=[pytest.mark.slow] * (pair in SLOW)) for pair in ALL]
 
 
 def started(prior_name, likelihood_name, *, rows=(7, 2, 11, 5), seed=0):
@@ -62,7 +67,7 @@ def test_each_update_alone_does_not_lower_the_bound(prior_name, likelihood_name)
         assert after >= between - 1e-8 * abs(between), "the likelihood's update lowers the bound"
 
 
-@pytest.mark.parametrize(("prior_name", "likelihood_name"), ALL)
+@pytest.mark.parametrize(("prior_name", "likelihood_name"), SOME_SLOW)
 def test_gradient_is_zero_where_it_stops(prior_name, likelihood_name):
     """d log p(D, η) / d(unconstrained η) by autograd: independent of every M-step formula.
 
