@@ -186,7 +186,9 @@ def fit(
         model = MultitaskModel(
             PRIORS[prior](clusters, bool(task_features)), chosen.likelihood(len(classes))
         )
-        result = fit_model(model, layout.standardise(raw), seed=seed, progress=_ERR.is_terminal)
+        result = fit_model(
+            model, layout.units.standardise(raw), seed=seed, progress=_ERR.is_terminal
+        )
         model.save(out)
         layout.save(out)
         _OUT.print(f"{raw.num_rows:,} rows, {raw.num_tasks:,} tasks, features: ", end="")
@@ -220,6 +222,8 @@ def predict(
         with warnings.catch_warnings():  # said below, in fewer words
             warnings.filterwarnings("ignore", r"\d+ task\(s\) outside the fit", UserWarning)
             prediction = fitted.predict(x, labels, task_features=task_table(frame, columns))
+        if layout.kind is TargetKind.REAL:
+            prediction = layout.units.prediction(prediction, np.zeros(len(x), dtype=np.int64))
         table = _prediction_table(layout, prediction, labels, coverage)
         out.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(out, index=False)
@@ -262,8 +266,7 @@ def compare(
                 "no target is left to score on: tasks need at least two rows each. Give more rows "
                 "or a smaller --train-fraction."
             )
-        layout = Layout.of(train, columns, chosen.kind, classes)
-        train, test = layout.standardise(train), layout.standardise(test)
+        units = Layout.of(train, columns, chosen.kind, classes).units
         priors = {name.value: PRIORS[name](None, False) for name in PriorName}  # noqa: FBT003
         if task_features:
             priors["gated clusters"] = TaskClustering(gating=True)
@@ -272,7 +275,7 @@ def compare(
         fitted = []
         with _ERR.status("Fitting") as status:
             for candidate in fit_candidates(
-                priors, lambda: chosen.likelihood(len(classes)), train, test, seed=seed
+                priors, lambda: chosen.likelihood(len(classes)), train, test, units, seed=seed
             ):
                 fitted.append(candidate)
                 status.update(f"Fitted {candidate.name}")
@@ -280,7 +283,7 @@ def compare(
             _print_table(class_table(fitted, test, caption=caption))
         else:
             caption += f" Units are those of {target}."
-            _print_table(numeric_table(fitted, train, test, caption=caption, scale=layout.scale))
+            _print_table(numeric_table(fitted, test, caption=caption))
 
 
 # ---- parts --------------------------------------------------------------------------------------
@@ -322,13 +325,12 @@ def _prediction_table(
         for index, name in enumerate(layout.classes):
             table[f"probability_{name}"] = chance[:, index]
         if len(layout.classes) == 2 and layout.kind is TargetKind.BINARY:
-            table[["lower", "upper"]] = np.asarray(prediction.interval(coverage))
+            table[["lower", "upper"]] = prediction.interval(coverage)
     else:
-        table["mean"] = layout.centre + layout.scale * np.asarray(prediction.mean)
-        table["std"] = layout.scale * np.asarray(prediction.std)
-        ends = layout.centre + layout.scale * np.asarray(prediction.interval(coverage))
-        table[["lower", "upper"]] = ends
-    table["known"] = np.asarray(prediction.known)
+        table["mean"] = prediction.mean
+        table["std"] = prediction.std
+        table[["lower", "upper"]] = prediction.interval(coverage)
+    table["known"] = prediction.known
     return table
 
 

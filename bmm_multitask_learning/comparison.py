@@ -18,6 +18,7 @@ from .model import MultitaskModel
 from .prediction import Prediction
 from .priors import TaskPrior
 from .report import Column, Table
+from .units import Units
 
 COVERAGE = 0.9
 
@@ -28,15 +29,18 @@ class Candidate:
 
     Args:
         name: what tables call it.
-        model: fitted on the train rows.
+        model: fitted on the train rows, in standardised units.
         result: report of the fit.
-        prediction: for the test rows.
+        prediction: for the test rows, in the user's units.
+        evidence: log evidence of the train rows in the user's units, or a bound on it; None where
+            there is no closed form.
     """
 
     name: str
     model: MultitaskModel
     result: FitResult
     prediction: Prediction
+    evidence: float | None
 
 
 def row_labels(data: TaskData) -> list[object]:
@@ -49,6 +53,7 @@ def fit_candidates(
     likelihood: Callable[[], Likelihood],
     train: TaskData,
     test: TaskData,
+    units: Units,
     *,
     seed: int,
 ) -> Iterator[Candidate]:
@@ -57,42 +62,51 @@ def fit_candidates(
     Args:
         priors: by the name that tables show.
         likelihood: makes a fresh likelihood for each model.
-        train: rows to fit.
+        train: rows to fit, in the user's units.
         test: rows of the same tasks to predict.
+        units: those of the models.
         seed: of every fit.
 
     Example:
         >>> from bmm_multitask_learning import Gaussian, PooledTasks, datasets
         >>> data, truth = datasets.make_clusters(num_tasks=6, seed=0)
         >>> train, test = data.split(seed=0)
-        >>> fitted = fit_candidates({"pooled": PooledTasks()}, Gaussian, train, test, seed=0)
+        >>> units = Units.of(train)
+        >>> fitted = fit_candidates(
+        ...     {"pooled": PooledTasks()}, Gaussian, train, test, units, seed=0
+        ... )
         >>> [candidate.name for candidate in fitted]
         ['pooled']
     """
-    labels = row_labels(test)
+    rows, labels = units.standardise(train), row_labels(test)
+    x = units.features(test.x.numpy(), intercept=True)
     for name, prior in priors.items():
         model = MultitaskModel(prior=prior, likelihood=likelihood())
-        result = fit(model, train, seed=seed, progress=False)
-        yield Candidate(name, model, result, model.predict(test.x, labels))
+        result = fit(model, rows, seed=seed, progress=False)
+        prediction = model.predict(x, labels)
+        if model.likelihood.location_scale:
+            prediction = units.prediction(prediction, test.task.numpy())
+        yield Candidate(name, model, result, prediction, _evidence(model, rows, units))
+
+
+def _evidence(model: MultitaskModel, rows: TaskData, units: Units) -> float | None:
+    if not isinstance(model.likelihood, QuadraticLikelihood):
+        return None
+    # a density of y is that of t = (y − c)/s over s
+    _, scale = units.of_rows(rows.task.numpy())
+    observed = rows.observed.reshape(len(rows.y), -1).numpy()
+    return model.log_evidence(rows).value - float((observed * np.log(scale)).sum())
 
 
 def numeric_table(
-    candidates: list[Candidate],
-    train: TaskData,
-    test: TaskData,
-    *,
-    caption: str,
-    scale: float = 1.0,
-    unit: str = "",
+    candidates: list[Candidate], test: TaskData, *, caption: str, unit: str = ""
 ) -> Table:
     """Error, explained variances, density, intervals and evidence of each candidate.
 
     Args:
         candidates: models of numeric targets.
-        train: the rows they were fitted on.
-        test: the held-out rows.
+        test: the held-out rows, in the user's units.
         caption: of the table.
-        scale: what a unit of the fitted targets is in the user's units.
         unit: name of the user's units.
     """
     columns = [
@@ -108,38 +122,25 @@ def numeric_table(
         Column("time", ".2f", "s"),
     ]
     rows = [
-        [
-            each.name,
-            *_numeric_scores(each, test, scale),
-            _evidence(each, train, scale),
-            each.result.seconds,
-        ]
+        [each.name, *_numeric_scores(each.prediction, test), each.evidence, each.result.seconds]
         for each in candidates
     ]
     return Table(columns, rows, caption)
 
 
-def _numeric_scores(candidate: Candidate, test: TaskData, scale: float) -> list[float]:
-    y, prediction = test.y, candidate.prediction
+def _numeric_scores(prediction: Prediction, test: TaskData) -> list[float]:
+    y = test.y.numpy()
     interval = prediction.interval(COVERAGE)
     lower, upper = interval[..., 0], interval[..., 1]
     return [
-        scale * metrics.rmse(y, prediction.mean),
+        metrics.rmse(y, prediction.mean),
         metrics.explained_variance(y, prediction.mean),
         metrics.explained_variance(y, prediction.mean, test.task, "within"),
         metrics.explained_variance(y, prediction.mean, test.task, "taskmean"),
-        metrics.mean_log_predictive_density(prediction.log_prob(y)) - float(np.log(scale)),
+        metrics.mean_log_predictive_density(prediction.log_prob(y)),
         metrics.interval_coverage(y, lower, upper),
-        scale * metrics.interval_width(lower, upper),
+        metrics.interval_width(lower, upper),
     ]
-
-
-def _evidence(candidate: Candidate, train: TaskData, scale: float) -> float | None:
-    """Log evidence of the train rows in the user's units; None where there is no closed form."""
-    if not isinstance(candidate.model.likelihood, QuadraticLikelihood):
-        return None
-    observed = int(train.observed.sum())
-    return candidate.model.log_evidence(train).value - observed * float(np.log(scale))
 
 
 def class_table(candidates: list[Candidate], test: TaskData, *, caption: str) -> Table:

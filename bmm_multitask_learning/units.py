@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from .data import TaskData
 from .distributions.affine import Affine
 from .prediction import Prediction
 
@@ -35,9 +36,66 @@ class Units:
     target_centre: Array
     target_scale: Array
 
-    def features(self, x: Array) -> Array:
-        """$z$ (N, D) of inputs x (N, D)."""
-        return (x - self.centre) * self.gain
+    @classmethod
+    def of(
+        cls,
+        data: TaskData,
+        *,
+        features: bool = True,
+        targets: bool = True,
+        centred: bool = True,
+        by_task: bool = False,
+    ) -> Self:
+        r"""Units in which rows have mean 0 and spread 1.
+
+        Args:
+            data: the rows, in the user's units.
+            features: whether to change the features' units.
+            targets: whether to change the targets' units.
+            centred: whether to take the mean away, for models with an intercept.
+            by_task: whether each task has units of its own for its target.
+
+        Example:
+            >>> rows = TaskData([[1.0, 7.0], [3.0, 7.0]], [5.0, 9.0], ["a", "b"])
+            >>> units = Units.of(rows)
+            >>> units.features(rows.x.numpy(), intercept=True)
+            array([[ 1., -1.,  0.],
+                   [ 1.,  1.,  0.]])
+            >>> units.targets(rows.y.numpy(), rows.task.numpy())
+            array([-1.,  1.])
+        """
+        x, y, task, weight = arrays(data)
+        width, outputs = x.shape[1], data.num_outputs
+        centre, gain = np.zeros(width), np.ones(width)
+        target_centre, target_scale = np.zeros((1, outputs)), np.ones((1, outputs))
+        if features:
+            mean, spread = moments(x, weight, centred=centred)
+            centre = mean[0]
+            gain = np.where(spread[0] > 0, 1 / np.where(spread[0] > 0, spread[0], 1.0), 0.0)
+        if targets:
+            groups = (task, data.num_tasks) if by_task else None
+            target_centre, spread = moments(
+                y.reshape(len(y), outputs), weight, centred=centred, groups=groups
+            )
+            target_scale = np.where(spread > 0, spread, 1.0)
+        return cls(centre, gain, target_centre, target_scale)
+
+    def features(self, x: Array, *, intercept: bool = False) -> Array:
+        """$z$ (N, D) of inputs x (N, D); after a constant, (N, 1 + D), for an intercept."""
+        z = (x - self.centre) * self.gain
+        return np.column_stack([np.ones(len(z)), z]) if intercept else z
+
+    def standardise(self, data: TaskData) -> TaskData:
+        """The rows in these units, a constant feature first."""
+        x, y, task, weight = arrays(data)
+        return TaskData(
+            self.features(x, intercept=True),
+            self.targets(y, task),
+            [data.tasks[k] for k in task],
+            tasks=data.tasks,
+            task_features=data.task_features,
+            weight=weight,
+        )
 
     def targets(self, y: Array, task: npt.NDArray[np.int64]) -> Array:
         """$t$ of targets (N,) or (N, O) of rows with task indices `task`."""
@@ -80,6 +138,12 @@ class Units:
             _law=Affine(prediction._law, c, s),
             _latent=(weight, c + s * mean, s.square() * variance),
         )
+
+
+def arrays(data: TaskData) -> tuple[Array, Array, npt.NDArray[np.int64], Array | None]:
+    """x, y, task and weight as NumPy arrays."""
+    weight = None if data.weight is None else data.weight.numpy()
+    return data.x.numpy(), data.y.numpy(), data.task.numpy(), weight
 
 
 def moments(

@@ -20,7 +20,7 @@ from ..likelihoods import Gaussian
 from ..model import MultitaskModel
 from ..priors import IndependentTasks, PooledTasks, SharedGaussian, TaskClustering, TaskPrior
 from ..report import Column, Table
-from ..scaling import Scaling
+from ..units import Units
 from .newcomers import newcomers
 
 Floats = npt.NDArray[np.float64]
@@ -57,7 +57,7 @@ class Study:
 
     Args:
         data: all pupils, features standardised after a constant.
-        train: three quarters of each school's pupils.
+        train: three quarters of each school's pupils, in the data's own units.
         test: the others.
         candidates: fitted on `train`, by name.
         whole: `SharedGaussian` fitted on `data`.
@@ -78,7 +78,6 @@ class Study:
         """Every model on the held-out pupils."""
         return numeric_table(
             list(self.candidates.values()),
-            self.train,
             self.test,
             unit="sd",
             caption=(
@@ -107,13 +106,13 @@ class Study:
 
     def by_size(self) -> Table:
         """Error on held-out pupils of small, middling and large schools."""
-        rows = self.train.rows_per_task
+        rows, y = self.train.rows_per_task.numpy(), self.test.y.numpy()
         lines = []
         for low, high in _SIZES:
             school = (rows >= low) & (rows <= high)
-            pupil = school[self.test.task]
+            pupil = school[self.test.task.numpy()]
             errors = [
-                metrics.rmse(self.test.y[pupil], self.candidates[name].prediction.mean[pupil])
+                metrics.rmse(y[pupil], self.candidates[name].prediction.mean[pupil])
                 for name in (ALONE, POOLED, SHARED)
             ]
             span = f"{low} to {high}" if high < 10**9 else f"{low} and more"
@@ -222,9 +221,8 @@ def study_schools(*, seed: int = 0, say: Callable[[str], None] = lambda text: No
     say("Reading the schools")
     raw = load_exam()
     train, test = raw.split(0.75, seed=seed)
-    scaling = Scaling.of(train.x)
-    train, test = (part.with_x(scaling.apply(part.x)) for part in (train, test))
-    data = raw.with_x(Scaling.of(raw.x).apply(raw.x))
+    units = Units.of(train, targets=False)  # the scores are standardised as they come
+    data = Units.of(raw, targets=False).standardise(raw)
     priors: dict[str, TaskPrior] = {
         ALONE: IndependentTasks(),
         POOLED: PooledTasks(),
@@ -235,7 +233,7 @@ def study_schools(*, seed: int = 0, say: Callable[[str], None] = lambda text: No
     candidates: dict[str, Candidate] = {}
     for name, prior in priors.items():
         say(f"Fitting {name}")
-        fitted = fit_candidates({name: prior}, Gaussian, train, test, seed=seed)
+        fitted = fit_candidates({name: prior}, Gaussian, train, test, units, seed=seed)
         candidates |= {each.name: each for each in fitted}
     say("Fitting all pupils")
     whole = MultitaskModel(prior=SharedGaussian())

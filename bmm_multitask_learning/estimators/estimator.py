@@ -33,7 +33,7 @@ from ..likelihoods import Likelihood
 from ..model import MultitaskModel
 from ..prediction import Prediction
 from ..priors import SharedGaussian, TaskPrior
-from ..units import Array, Units, as_table, moments
+from ..units import Array, Units, arrays, as_table
 from .read_outs import ReadOuts
 
 _Part = TypeVar("_Part")
@@ -200,25 +200,17 @@ class MultitaskEstimator(ReadOuts, BaseEstimator):  # type: ignore[misc]  # scik
         return np.array(checked)  # a copy: memory of others may be read-only
 
     def _learn_units(self, data: TaskData, likelihood: Likelihood) -> Units:
-        x, y, task, weight = _arrays(data)
-        width, outputs = x.shape[1], data.num_outputs
-        centre, gain = np.zeros(width), np.ones(width)
-        target_centre, target_scale = np.zeros((1, outputs)), np.ones((1, outputs))
-        if self.standardize and x.ndim == 2:
-            mean, spread = moments(x, weight, centred=self.fit_intercept)
-            centre = mean[0]
-            gain = np.where(spread[0] > 0, 1 / np.where(spread[0] > 0, spread[0], 1.0), 0.0)
-        if self.standardize and likelihood.location_scale:
-            groups = (task, data.num_tasks) if self._shared_inputs else None
-            target_centre, spread = moments(
-                y.reshape(len(y), outputs), weight, centred=self.fit_intercept, groups=groups
-            )
-            target_scale = np.where(spread > 0, spread, 1.0)
-        return Units(centre, gain, target_centre, target_scale)
+        return Units.of(
+            data,
+            features=self.standardize and data.x.ndim == 2,
+            targets=self.standardize and likelihood.location_scale,
+            centred=self.fit_intercept,
+            by_task=self._shared_inputs,
+        )
 
     def _standardised(self, data: TaskData, index: npt.NDArray[np.int64]) -> TaskData:
         """The data in the model's units; `index` (N,) places each row's task among the fit's."""
-        x, y, task, weight = _arrays(data)
+        x, y, task, weight = arrays(data)
         return TaskData(
             self._features(x),
             self._units.targets(y, index),
@@ -230,10 +222,9 @@ class MultitaskEstimator(ReadOuts, BaseEstimator):  # type: ignore[misc]  # scik
 
     def _features(self, x: Array) -> Tensor:
         """What the model sees of inputs in the user's units."""
-        z = self._units.features(x) if x.ndim == 2 else x
         if self.backbone is None:
-            z = np.column_stack([np.ones(len(z)), z]) if self.fit_intercept else z
-            return torch.from_numpy(z)
+            return torch.from_numpy(self._units.features(x, intercept=self.fit_intercept))
+        z = self._units.features(x) if x.ndim == 2 else x
         parameter = next(self.backbone.parameters(), None)
         return torch.from_numpy(z).to(torch.float64 if parameter is None else parameter.dtype)
 
@@ -349,12 +340,6 @@ def _copied(value: _Part, kind: type[Any], example: str) -> _Part:
             f"Give for example {example}."
         )
     return copy.deepcopy(value)
-
-
-def _arrays(data: TaskData) -> tuple[Array, Array, npt.NDArray[np.int64], Array | None]:
-    """x, y, task and weight as NumPy arrays."""
-    weight = None if data.weight is None else data.weight.numpy()
-    return data.x.numpy(), data.y.numpy(), data.task.numpy(), weight
 
 
 def _by_label(task_features: Any) -> Any:
