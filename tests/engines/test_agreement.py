@@ -126,11 +126,19 @@ def test_svi_finds_the_exact_posterior_of_gaussian_noise(prior_name, noise):
 
 @pytest.mark.parametrize("prior_name", GAUSSIAN_POSTERIOR)
 def test_svi_of_bernoulli_is_near_the_closed_form(prior_name):
-    case = fixed(prior_name, Bernoulli(), "bernoulli")
+    """At the hyperparameters that the closed form finds: within half a nat and .1 posterior sd.
+
+    Not the .05 sd that Gaussian noise keeps with ease: the tangent bound pulls means towards zero
+    (.06 to .09 sd here), which is its own bias; SVI's factor is held against NUTS below.
+    """
+    data = make_data("bernoulli", rows=(40, 30, 50), num_features=2)
+    model = MultitaskModel(PRIORS[prior_name](), Bernoulli())
+    fit(model, data, engine=CoordinateAscent(), progress=False)
+    case = Fixed(model, data)
     found = case.converge(40)
     closed, bound = case.closed_form(200)
     assert bound - 1e-6 <= case.bound() <= bound + 0.5
-    assert ((found.mean - closed.mean) / closed.std).abs().max() < 0.05
+    assert ((found.mean - closed.mean) / closed.std).abs().max() < 0.1
     assert (found.std / closed.std - 1).abs().max() < 0.05
 
 
