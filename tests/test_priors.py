@@ -297,6 +297,27 @@ def test_number_of_clusters_is_found(num_clusters):
     assert model.prior.responsibilities.shape == (48, num_clusters)
 
 
+def test_proportions_are_integrated_out_of_the_charge():
+    """With known labels: Pólya's urn, less what the fitted proportions make of the labels."""
+    data, truth = datasets.make_clusters(num_tasks=24, num_clusters=3, separation=9.0, seed=1)
+    model = MultitaskModel(TaskClustering("auto", covariance="isotropic"))
+    fit(model, data, progress=False)
+    prior = model.prior
+    hard = prior.responsibilities.round()
+    assert torch.allclose(hard, prior.responsibilities, atol=1e-6)
+    urn, share, seen = 0.0, hard.mean(0).log(), np.ones(3)
+    for i, label in enumerate(hard.argmax(1).tolist()):
+        urn += np.log(seen[label] / (3 + i))
+        seen[label] += 1
+    plugged = float((hard.sum(0) * share).sum()) + np.log(2)  # density of Dirichlet(1, 1, 1)
+    mode = {"centre": torch.zeros_like(prior.centre), "proportion": prior.proportion}
+    mode |= prior.form.mode(prior.scatter.expand(3, -1, -1))
+    counts = hard.sum(0)[:, None]
+    others = prior.log_hyperprior(mode) - np.log(2)
+    others += prior._centre_charge() + prior.form.charge(counts, 6).sum()
+    assert prior.complexity() == pytest.approx(float(others) + plugged - urn - np.log(6), abs=1e-4)
+
+
 def test_gating_uses_task_features():
     """Tasks with no rows: only their features tell the cluster."""
     data, truth = datasets.make_clusters(

@@ -241,6 +241,7 @@ class TaskClustering(TaskPrior):
             # Σ_c K_c log π_c against the same with π integrated out: exact for known labels
             plugged = torch.special.xlogy(counts, counts / counts.sum()).sum()
             integrated = torch.lgamma(1 + counts).sum() - torch.lgamma(counts.sum() + C)
+            integrated = integrated + math.lgamma(C)  # log p(π), which the last line takes away
             charge = charge + plugged - integrated
         return float(self.log_hyperprior(mode) + charge) - math.lgamma(C + 1)
 
