@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import pyro
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistribution
 import torch
 from pyro.contrib.autoname import scope
 from pyro.infer import TraceMeanField_ELBO
@@ -247,7 +248,7 @@ class VariationalProgram:
         self._last: dict[str, TaskData] = {}
         self._posterior: dict[str, WeightPosterior] = {}
         self._theta: dict[str, Eta] = {}
-        self._law: dict[str, Distribution] = {}
+        self._law: dict[str, TorchDistribution] = {}
         self._moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
