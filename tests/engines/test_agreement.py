@@ -126,10 +126,11 @@ def test_svi_finds_the_exact_posterior_of_gaussian_noise(prior_name, noise):
 
 @pytest.mark.parametrize("prior_name", GAUSSIAN_POSTERIOR)
 def test_svi_of_bernoulli_is_near_the_closed_form(prior_name):
-    """At the hyperparameters that the closed form finds: within half a nat and .1 posterior sd.
+    """At the hyperparameters that the closed form finds: half a nat, .1 posterior sd, 12 % of it.
 
     Not the .05 sd that Gaussian noise keeps with ease: the tangent bound pulls means towards zero
-    (.06 to .09 sd here), which is its own bias; SVI's factor is held against NUTS below.
+    (.06 to .09 sd here) and makes sds 8 to 10 % smaller, which is its own bias; SVI's factor is
+    held against NUTS below.
     """
     data = make_data("bernoulli", rows=(40, 30, 50), num_features=2)
     model = MultitaskModel(PRIORS[prior_name](), Bernoulli())
@@ -139,7 +140,8 @@ def test_svi_of_bernoulli_is_near_the_closed_form(prior_name):
     closed, bound = case.closed_form(200)
     assert bound - 1e-6 <= case.bound() <= bound + 0.5
     assert ((found.mean - closed.mean) / closed.std).abs().max() < 0.1
-    assert (found.std / closed.std - 1).abs().max() < 0.05
+    assert (found.std / closed.std - 1).abs().max() < 0.12
+    assert (found.std > closed.std).all()
 
 
 @pytest.mark.parametrize("prior_name", PRIORS)
