@@ -299,7 +299,7 @@ def test_number_of_clusters_is_found(num_clusters):
 
 def test_proportions_are_integrated_out_of_the_charge():
     """With known labels: Pólya's urn, less what the fitted proportions make of the labels."""
-    data, truth = datasets.make_clusters(num_tasks=24, num_clusters=3, separation=9.0, seed=1)
+    data, _ = datasets.make_clusters(num_tasks=24, num_clusters=3, separation=9.0, seed=1)
     model = MultitaskModel(TaskClustering("auto", covariance="isotropic"))
     fit(model, data, progress=False)
     prior = model.prior

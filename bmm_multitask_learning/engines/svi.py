@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 import pyro
 import pyro.distributions as dist
-from pyro.distributions.torch_distribution import TorchDistribution
 import torch
 from pyro.contrib.autoname import scope
+from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.distributions import Distribution
