@@ -37,7 +37,7 @@ def write_demo(
     say("Writing the report")
     return write_report(
         folder / "report.html",
-        title="What 65 London schools do for their pupils",
+        title=f"What {study.data.num_tasks} London schools do for their pupils",
         summary=_summary(study),
         sections=sections(study, figures),
     )
@@ -180,14 +180,15 @@ def _honesty(figures: dict[str, Figure]) -> list[Section]:
 def _kinds(study: Study, figures: dict[str, Figure]) -> list[Section]:
     found = study.shares(AUTO).shape[1]
     kinds = "one kind of school" if found == 1 else f"{found} kinds of school"
+    reading = "Read the two clusters as a description, not as two kinds that exist."
     return [
         Text(
             f"""
             Left to choose their number, task clustering finds {kinds}. Asked for two, with the
             chance of each depending on a school's intake and whether it is mixed, for boys or for
             girls, it splits them as below; its error on held-out pupils is
-            {study.error(GATED):.3f}, against {study.error(SHARED):.3f} for one population. Read
-            the two clusters as a description, not as two kinds that exist.
+            {study.error(GATED):.3f}, against {study.error(SHARED):.3f} for one population.
+            {reading if found == 1 else ""}
             """,
             heading="Are there kinds of schools?",
         ),

@@ -70,7 +70,7 @@ def _forest(study: Study) -> Picture:
         f"What each school adds for the average pupil, with 90 % intervals, against the mean of"
         f" all schools. {apart} of {len(mean)} schools are clearly above or below it; the others "
         "are not told apart from it by these data.",
-        "Schools ranked by their effect, each with an interval; most overlap.",
+        "Schools ranked by their effect, each with an interval.",
         (8.4, 4.4),
     )
 
@@ -128,7 +128,7 @@ def _coverage(study: Study) -> Picture:
         draw,
         "How often intervals hold the truth, at every level that they may promise. On the diagonal"
         " a model keeps its word; the grey band is what chance allows.",
-        "Observed against nominal coverage; the curves follow the diagonal.",
+        "Observed against nominal coverage: two curves, and the diagonal.",
         (5.6, 5.0),
     )
 
@@ -154,7 +154,7 @@ def _relations(study: Study) -> Picture:
             label="probability of one cluster",
         ),
         "The same as relations: the probability that two schools belong to one cluster.",
-        "A heat map of schools by schools with two blocks.",
+        "A heat map of schools by schools, those of one cluster side by side.",
         (7.6, 6.4),
     )
 
