@@ -135,7 +135,7 @@ def test_no_sync_in_a_step_of_svi(make_prior, likelihood):
     from pyro.infer import TraceMeanField_ELBO
 
     from bmm_multitask_learning.engines.start import start_sites
-    from bmm_multitask_learning.engines.svi import VariationalProgram
+    from bmm_multitask_learning.engines.variational_program import VariationalProgram
 
     data = make_data("bernoulli", num_features=2).to("cuda")
     model = MultitaskModel(make_prior(), likelihood)

@@ -29,7 +29,7 @@ from bmm_multitask_learning import (
 )
 from bmm_multitask_learning.engines.coordinate_ascent import Ascent
 from bmm_multitask_learning.engines.start import start_sites
-from bmm_multitask_learning.engines.svi import VariationalProgram
+from bmm_multitask_learning.engines.variational_program import VariationalProgram
 from bmm_multitask_learning.likelihoods import Rows
 
 from .plain_loop import PlainLoop

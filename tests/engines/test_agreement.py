@@ -28,7 +28,7 @@ from bmm_multitask_learning import (
     fit,
 )
 from bmm_multitask_learning.engines.coordinate_ascent import Ascent
-from bmm_multitask_learning.engines.svi import VariationalProgram
+from bmm_multitask_learning.engines.variational_program import VariationalProgram
 from bmm_multitask_learning.statistics import TaskStatistics
 
 from ..cases import PRIORS, built_model, make_data

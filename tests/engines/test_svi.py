@@ -27,7 +27,7 @@ from bmm_multitask_learning import (
 from bmm_multitask_learning.backbones import MLP
 from bmm_multitask_learning.engines import NonFiniteBoundError
 from bmm_multitask_learning.engines.start import start_sites
-from bmm_multitask_learning.engines.svi import VariationalProgram
+from bmm_multitask_learning.engines.variational_program import VariationalProgram
 
 from ..cases import LIKELIHOODS, PRIORS, make_data
 
