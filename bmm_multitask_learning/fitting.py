@@ -61,6 +61,7 @@ def fit(
     if engine is None:
         engine, reason = choose_engine(model)
     with seeded(seed, device):
+        model.eval()  # engines switch a backbone to training while they train it
         if not warm_start:
             model.build(named, device)
         generator = torch.Generator().manual_seed(seed)

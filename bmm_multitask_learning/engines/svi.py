@@ -115,7 +115,9 @@ class SVI:
                 for name, part in data.items()
             }
         program = VariationalProgram(model, data, sites)
+        model.backbone.train(not program.fixed_features)
         history, converged = self._optimise(program, data, held_out, generator, progress=progress)
+        model.backbone.eval()
         bound = program.settle(data)
         return FitResult(bound, converged, tuple(history), "SVI")
 

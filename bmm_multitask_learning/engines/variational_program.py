@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from ..data import TaskData
 from ..distributions import PosteriorGaussian
-from ..likelihoods import Rows
+from ..likelihoods import Likelihood, QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
 from ..sites import blend, expected_log_prob, latent_moments, local_factor
 from ..statistics import TaskStatistics
@@ -26,6 +26,8 @@ from .guides import FamilyGuide
 if TYPE_CHECKING:
     from ..hyperparameters import Eta
     from ..model import MultitaskModel
+
+Moments = tuple[Tensor, Tensor, Tensor]
 
 _FINAL_PARTICLES = 16
 _FINAL_ROUNDS = 5
@@ -50,10 +52,13 @@ class VariationalProgram:
         self.exact = all(family.likelihood.exact for family in model.families.values())
         self.batch: dict[str, Rows] = {}
         self._last: dict[str, TaskData] = {}
+        self._summaries: dict[str, tuple[Rows, Any]] = {}
         self._posterior: dict[str, WeightPosterior] = {}
         self._theta: dict[str, Eta] = {}
         self._law: dict[str, TorchDistribution] = {}
-        self._moments: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._moments: dict[str, Moments] = {}
+        trained = (p.requires_grad for p in model.backbone.parameters())
+        self.fixed_features = not any(trained)
 
     @property
     def guides(self) -> dict[str, FamilyGuide]:
@@ -62,6 +67,9 @@ class VariationalProgram:
 
     def load(self, batch: Mapping[str, TaskData]) -> None:
         """Run the backbone, once for all families, on the rows that the next step uses."""
+        same = all(part is self._last.get(name) for name, part in batch.items())
+        if same and self.fixed_features:
+            return
         parts = list(batch.items())
         phi = self.network.features(torch.cat([part.x for _, part in parts]))
         pieces = phi.split([part.num_rows for _, part in parts])
@@ -112,10 +120,19 @@ class VariationalProgram:
         with torch.no_grad():
             for name, family in self.network.families.items():
                 theta = {n: value.detach() for n, value in self._theta[name].items()}
-                new = local_factor(
-                    family.likelihood, self.batch[name], *self._moments[name], theta
-                )
+                new = self._factor(name, family.likelihood, self._moments[name], theta)
                 self.sites[name] = blend(self.sites[name], new, rate)
+
+    def _factor(
+        self, name: str, likelihood: Likelihood, moments: Moments, theta: Eta
+    ) -> TaskStatistics:
+        """The factor of the last batch; sums over its rows are kept while it stays the same."""
+        rows = self.batch[name]
+        if not (isinstance(likelihood, QuadraticLikelihood) and likelihood.exact):
+            return local_factor(likelihood, rows, *moments, theta)
+        if name not in self._summaries or self._summaries[name][0] is not rows:
+            self._summaries[name] = (rows, likelihood.summarise(rows))
+        return likelihood.statistics(self._summaries[name][1], theta)
 
     # ---- optimisation -------------------------------------------------------------------------
 
@@ -150,6 +167,7 @@ class VariationalProgram:
     def validate(self, held_out: Mapping[str, TaskData]) -> float:
         """Mean log predictive density of held-out rows at the centre of the guide."""
         self.publish()
+        self.network.backbone.eval()
         total, count = 0.0, 0
         for name, part in held_out.items():
             y = part.y[:, None] if part.y.ndim == 1 else part.y
@@ -160,6 +178,7 @@ class VariationalProgram:
             values = self.network.predict(part.x, labels, family=name).log_prob(part.y)
             values = values if values.ndim == 1 else values.nansum(-1)
             total, count = total + float(values[observed].sum()), count + int(observed.sum())
+        self.network.backbone.train(not self.fixed_features)
         return total / max(count, 1)
 
     def publish(self) -> None:
@@ -182,9 +201,8 @@ class VariationalProgram:
             for _ in range(1 if self.exact else _FINAL_ROUNDS):
                 for name, family in self.network.families.items():
                     moments = latent_moments(family.weights, self.batch[name])
-                    new = local_factor(
-                        family.likelihood, self.batch[name], *moments, family.likelihood.eta
-                    )
+                    likelihood = family.likelihood
+                    new = self._factor(name, likelihood, moments, likelihood.eta)
                     self.sites[name] = blend(self.sites[name], new, 1.0 if self.exact else 0.5)
                 self.publish()
             elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
