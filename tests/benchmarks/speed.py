@@ -271,10 +271,10 @@ def iteration(K: int, D: int, rows: int) -> dict[str, float]:
         model.build(data)
         family, features = model.family(), model.rows("tasks", data)
         start = time.perf_counter()
-        summary = family.likelihood.summarise(features)
+        family.likelihood.summarise(features)
         prepared_in = time.perf_counter() - start
         family.likelihood.initialise(features)
-        ascent = Ascent(family, summary)
+        ascent = Ascent(family, features)
         family.prior.initialise(ascent.statistics(), generator, 0)
         del x, y, data, features
         before = _peak_bytes()
@@ -353,9 +353,10 @@ def picture(table: pd.DataFrame) -> None:
 
 def main() -> None:
     """Measure, and write tables and picture."""
-    split, school_rows = school()
     step_rows = step()
+    print(step_rows)
     jobs = [statistics_of_rows()]
+    print(jobs)
     large = isolated(100_000, 32, 4)
     jobs.append(
         {
@@ -368,8 +369,11 @@ def main() -> None:
             "before_GiB": large["before_GiB"],
         }
     )
+    print(jobs)
     table = growth()
     picture(table)
+    print(table)
+    split, school_rows = school()
     page = PAGE.format(
         target=TARGET,
         split=split,
