@@ -46,12 +46,15 @@ class Covariance(Protocol):
         """Half the log ratio of posterior to prior curvature, in nats; shape of `count`."""
 
 
-def _level_law(like: Tensor) -> TorchDistribution:
-    return dist.Gamma(torch.full_like(like, 1.5), torch.full_like(like, 0.5))
+def _sample_level(scatter: Tensor) -> Tensor:
+    r"""$\ell \sim \mathrm{Gamma}(1 + D/2, D/2)$: worth the D weights of one task."""
+    half = torch.full_like(scatter[..., 0], 0.5 * scatter.shape[-1])
+    return pyro.sample("level", _joint(dist.Gamma(1 + half, half)))
 
 
-def _level_charge(count: Tensor, num_features: int) -> Tensor:
-    return 0.5 * torch.log1p(count * num_features)
+def _level(total: Tensor, count: Tensor, num_features: int) -> Tensor:
+    # 1/ℓ = ( D + tr ΛS ) / ( D + D count )
+    return num_features * (1 + count) / (num_features + total)
 
 
 def _joint(law: TorchDistribution) -> TorchDistribution:
@@ -61,7 +64,7 @@ def _joint(law: TorchDistribution) -> TorchDistribution:
 
 @final
 class FullCovariance:
-    r"""$\Lambda \sim \mathrm{Wishart}(D+2, \Psi^{-1})$, $\ell \sim \mathrm{Ga}(3/2, 1/2)$ by rate.
+    r"""$\Lambda \sim \mathrm{Wishart}(D+2, \Psi^{-1})$, $\ell \sim \mathrm{Ga}(1 + D/2, D/2)$.
 
     The shape is shrunk towards that of $\Psi$ as if by one task; how large the covariance is
     overall is left to the data.
@@ -74,7 +77,7 @@ class FullCovariance:
         df = scatter.new_full(scatter.shape[:-1], scatter.shape[-1] + 2.0)
         return {
             "precision": pyro.sample("precision", _joint(Wishart(df, scatter))),
-            "level": pyro.sample("level", _joint(_level_law(scatter[..., 0]))),
+            "level": _sample_level(scatter),
         }
 
     def mode(self, scatter: Tensor) -> Eta:
@@ -100,19 +103,18 @@ class FullCovariance:
         inverse = total / (1 + count)[..., None, None]
         # the precision itself is the hyperparameter
         precision = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
-        # 1/ℓ = ( 1 + tr ΛS ) / ( 1 + D count )
-        level = (1 + scatter.shape[-1] * count) / (1 + (precision * outer).sum((-2, -1)))
+        level = _level((precision * outer).sum((-2, -1)), count, scatter.shape[-1])
         return {"precision": precision, "level": level}
 
     def charge(self, count: Tensor, num_features: int) -> Tensor:
         D = num_features
         shape = 0.25 * D * (D + 1) * torch.log1p(count)
-        return shape + _level_charge(count, D)
+        return shape + 0.5 * torch.log1p(count)
 
 
 @final
 class DiagonalCovariance:
-    r"""$\Lambda_d \sim \mathrm{Ga}(3/2, \Psi_d/2)$, $\ell \sim \mathrm{Ga}(3/2, 1/2)$ by rate.
+    r"""$\Lambda_d \sim \mathrm{Ga}(3/2, \Psi_d/2)$, $\ell \sim \mathrm{Ga}(1 + D/2, D/2)$.
 
     Each variance is shrunk towards the common level as if by one task.
     """
@@ -124,7 +126,7 @@ class DiagonalCovariance:
         law = dist.Gamma(torch.full_like(scatter, 1.5), 0.5 * scatter)
         return {
             "precision": pyro.sample("precision", _joint(law)),
-            "level": pyro.sample("level", _joint(_level_law(scatter[..., 0]))),
+            "level": _sample_level(scatter),
         }
 
     def mode(self, scatter: Tensor) -> Eta:
@@ -137,14 +139,14 @@ class DiagonalCovariance:
         return root.square().sum((0, -1))
 
     def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
-        # 1/Λ_d = ( Ψ_d + ℓS_d ) / ( 1 + count ),  1/ℓ = ( 1 + Σ_d Λ_d S_d ) / ( 1 + D count )
+        # 1/Λ_d = ( Ψ_d + ℓS_d ) / ( 1 + count )
         precision = (1 + count)[..., None] / (scatter + eta["level"][..., None] * outer)
-        level = (1 + scatter.shape[-1] * count) / (1 + (precision * outer).sum(-1))
+        level = _level((precision * outer).sum(-1), count, scatter.shape[-1])
         return {"precision": precision, "level": level}
 
     def charge(self, count: Tensor, num_features: int) -> Tensor:
         shape = 0.5 * num_features * torch.log1p(count)
-        return shape + _level_charge(count, num_features)
+        return shape + 0.5 * torch.log1p(count)
 
 
 @final
@@ -177,7 +179,7 @@ class IsotropicCovariance:
         return {"precision": (1 + scatter.shape[-1] * count) / total}
 
     def charge(self, count: Tensor, num_features: int) -> Tensor:
-        return _level_charge(count, num_features)
+        return 0.5 * torch.log1p(count)
 
 
 FORMS: dict[str, Covariance] = {
