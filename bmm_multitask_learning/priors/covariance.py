@@ -179,7 +179,7 @@ class IsotropicCovariance:
         return {"precision": (1 + scatter.shape[-1] * count) / total}
 
     def charge(self, count: Tensor, num_features: int) -> Tensor:
-        return 0.5 * torch.log1p(count)
+        return 0.5 * torch.log1p(count * num_features)
 
 
 FORMS: dict[str, Covariance] = {
