@@ -97,6 +97,14 @@ def drawings(num_tasks: int) -> dict[str, Callable[..., Axes]]:
     }
 
 
+@pytest.fixture(autouse=True)
+def _no_open_figures() -> Iterator[None]:
+    """What other tests left open is not this test's."""
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
 @pytest.mark.parametrize("num_tasks", SIZES)
 @pytest.mark.parametrize("name", list(drawings(2)))
 def test_every_picture_draws_at_every_size_within_its_figure(
