@@ -26,6 +26,7 @@ SIZES = (1, 65, 1000)
 def closed_figures() -> Iterator[None]:
     backend = mpl.get_backend()
     plt.switch_backend("Agg")
+    plt.close("all")  # what other tests left open is not this one's
     yield
     plt.close("all")
     plt.switch_backend(backend)
@@ -95,14 +96,6 @@ def drawings(num_tasks: int) -> dict[str, Callable[..., Axes]]:
         "reliability": partial(plots.reliability, made["assignment"] > 0, share[:, 0]),
         "bound": partial(plots.bound, -np.exp(-0.5 * np.arange(num_tasks)) - 7.0),
     }
-
-
-@pytest.fixture(autouse=True)
-def _no_open_figures() -> Iterator[None]:
-    """What other tests left open is not this test's."""
-    plt.close("all")
-    yield
-    plt.close("all")
 
 
 @pytest.mark.parametrize("num_tasks", SIZES)
