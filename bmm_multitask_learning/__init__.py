@@ -1,15 +1,27 @@
 """Bayesian multi-task learning: related tasks, their relations, honest predictions."""
 
 from . import datasets, metrics, plots
+from .cross_validation import compare
 from .data import LeaveTasksOut, TaskData
 from .engines import NUTS, SVI, CoordinateAscent, FitResult
 from .estimators import MultitaskClassifier, MultitaskRegressor
+from .family import Family
 from .fitting import fit
 from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
-from .model import Family, MultitaskModel
+from .model import MultitaskModel
 from .persistence import load
 from .prediction import Prediction
-from .priors import IndependentTasks, PooledTasks, SharedGaussian, TaskClustering, TaskPrior
+from .priors import (
+    IndependentTasks,
+    LatentHierarchy,
+    PooledTasks,
+    SharedGaussian,
+    SparseBayesian,
+    TaskClustering,
+    TaskCovariance,
+    TaskPrior,
+    VariationalWeighting,
+)
 
 __version__ = "0.1.0"
 
@@ -23,6 +35,7 @@ __all__ = [
     "FitResult",
     "Gaussian",
     "IndependentTasks",
+    "LatentHierarchy",
     "LeaveTasksOut",
     "MultitaskClassifier",
     "MultitaskModel",
@@ -31,10 +44,14 @@ __all__ = [
     "PooledTasks",
     "Prediction",
     "SharedGaussian",
+    "SparseBayesian",
     "StudentT",
     "TaskClustering",
+    "TaskCovariance",
     "TaskData",
     "TaskPrior",
+    "VariationalWeighting",
+    "compare",
     "datasets",
     "fit",
     "load",

@@ -27,7 +27,18 @@ from .likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, 
 from .model import MultitaskModel
 from .persistence import load
 from .prediction import Prediction
-from .priors import IndependentTasks, PooledTasks, SharedGaussian, TaskClustering, TaskPrior
+from .priors import (
+    IndependentTasks,
+    LatentHierarchy,
+    PooledTasks,
+    SharedGaussian,
+    SparseBayesian,
+    TaskClustering,
+    TaskCovariance,
+    TaskPrior,
+    VariationalWeighting,
+)
+from .priors.task_covariance import MAX_WEIGHTS
 from .report import Table
 from .tabular import (
     Columns,
@@ -61,6 +72,10 @@ class PriorName(StrEnum):
 
     SHARED = "shared"
     CLUSTERING = "clustering"
+    HIERARCHY = "hierarchy"
+    SPARSE = "sparse"
+    COVARIANCE = "covariance"
+    WEIGHTING = "weighting"
     INDEPENDENT = "independent"
     POOLED = "pooled"
 
@@ -85,6 +100,10 @@ PRIORS: dict[PriorName, Callable[[int | None, bool], TaskPrior]] = {
     PriorName.CLUSTERING: lambda clusters, gating: TaskClustering(
         clusters or "auto", gating=gating
     ),
+    PriorName.HIERARCHY: lambda clusters, gating: LatentHierarchy(),
+    PriorName.SPARSE: lambda clusters, gating: SparseBayesian(),
+    PriorName.COVARIANCE: lambda clusters, gating: TaskCovariance(),
+    PriorName.WEIGHTING: lambda clusters, gating: VariationalWeighting(),
     PriorName.INDEPENDENT: lambda clusters, gating: IndependentTasks(),
     PriorName.POOLED: lambda clusters, gating: PooledTasks(),
 }
@@ -268,6 +287,8 @@ def compare(
             )
         units = Layout.of(train, columns, chosen.kind, classes).units
         priors = {name.value: PRIORS[name](None, False) for name in PriorName}  # noqa: FBT003
+        if train.num_tasks * (train.x.shape[1] + 1) > MAX_WEIGHTS:  # with an intercept
+            del priors[PriorName.COVARIANCE.value]
         if task_features:
             priors["gated clusters"] = TaskClustering(gating=True)
         caption = f"Fitted on {train.num_rows:,} rows of {raw.num_tasks:,} tasks, scored on "

@@ -78,15 +78,20 @@ def fit_candidates(
         >>> [candidate.name for candidate in fitted]
         ['pooled']
     """
-    rows, labels = units.standardise(train), row_labels(test)
-    x = units.features(test.x.numpy(), intercept=True)
+    rows = units.standardise(train)
     for name, prior in priors.items():
         model = MultitaskModel(prior=prior, likelihood=likelihood())
         result = fit(model, rows, seed=seed, progress=False)
-        prediction = model.predict(x, labels)
-        if model.likelihood.location_scale:
-            prediction = units.prediction(prediction, test.task.numpy())
+        prediction = predict_rows(model, test, units)
         yield Candidate(name, model, result, prediction, _evidence(model, rows, units))
+
+
+def predict_rows(model: MultitaskModel, data: TaskData, units: Units) -> Prediction:
+    """What a model that was fitted in `units` predicts for rows in the user's units."""
+    prediction = model.predict(units.features(data.x.numpy(), intercept=True), row_labels(data))
+    if model.likelihood.location_scale:
+        return units.prediction(prediction, data.task.numpy())
+    return prediction
 
 
 def _evidence(model: MultitaskModel, rows: TaskData, units: Units) -> float | None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
 from .data import TaskData
 from .likelihoods import QuadraticLikelihood
+from .sites import elbo, refine, tasks_posterior
 
 if TYPE_CHECKING:
     from .model import MultitaskModel
-
-_LOCAL_STEPS = 100
 
 
 class Evidence(NamedTuple):
     r"""$\log p(D \mid \hat\eta)$ in nats, the weights integrated out, or a bound on it.
 
     value: nats, summed over families.
-    kind: "evidence" if exact at the fitted hyperparameters, "bound" if a lower bound.
+    kind: "evidence" if exact at the fitted hyperparameters, "bound" if a lower bound, "surrogate"
+        if the prior itself reads posteriors: it compares with nothing else.
     """
 
     value: float
@@ -29,7 +30,7 @@ class Evidence(NamedTuple):
 
 def log_evidence(model: MultitaskModel, data: TaskData | Mapping[str, TaskData]) -> Evidence:
     """See `MultitaskModel.log_evidence`."""
-    total, exact = 0.0, True
+    total, exact, generative = 0.0, True, True
     for name, part in model.named_data(data).items():
         family = model[name]
         likelihood = family.likelihood
@@ -45,13 +46,14 @@ def log_evidence(model: MultitaskModel, data: TaskData | Mapping[str, TaskData])
                 "rows of the data that were fitted."
             )
         likelihood.check(part.y)
+        rows = model.rows(name, part.to(model.device))
         with torch.no_grad():
-            summary = likelihood.summarise(model.rows(name, part.to(model.device)))
-            for _ in range(1 if likelihood.exact else _LOCAL_STEPS):
-                statistics = family.prior.reduce(likelihood.statistics(summary, likelihood.eta))
-                posterior = family.prior.condition(statistics, family.prior.eta)
-                if not likelihood.exact:
-                    summary = likelihood.update(summary, family.prior.expand(posterior))
-        total += float(posterior.log_normaliser)
+            sites = likelihood.statistics(likelihood.summarise(rows), likelihood.eta)
+            sites = refine(partial(tasks_posterior, family.prior), likelihood, rows, sites)
+            posterior = tasks_posterior(family.prior, sites)
+            total += float(elbo(likelihood, rows, posterior, sites))
         exact = exact and likelihood.exact
+        generative = generative and family.prior.generative
+    if not generative:
+        return Evidence(total, "surrogate")
     return Evidence(total, "evidence" if exact else "bound")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .statistics import TaskStatistics
 
-# A chunk of tasks holds at most this many matrix entries (2**23 doubles are 64 MiB).
-_CHUNK_ELEMENTS = 2**23
+# A chunk of tasks holds at most this many matrix entries (2**18 doubles are 2 MiB).
+_CHUNK_ELEMENTS = 2**18
 
 
 @final
@@ -31,6 +31,10 @@ class DenseScale:
     def adjoint(self, x: Tensor) -> Tensor:
         r"""$L^\top x$ for x of shape (..., D, M)."""
         return self.matrix.mT @ x
+
+    def colour(self, white: Tensor) -> Tensor:
+        r"""$L S L^\top$ for S of shape (..., R, R)."""
+        return self.matrix @ white @ self.matrix.mT
 
     @property
     def root(self) -> Tensor:
@@ -53,6 +57,10 @@ class DiagonalScale:
         return self.std[..., None] * x
 
     adjoint = apply
+
+    def colour(self, white: Tensor) -> Tensor:
+        r"""The diagonal (..., D) of $L S L^\top$ from that of S."""
+        return self.std.square() * white
 
     @property
     def root(self) -> Tensor:
@@ -81,21 +89,29 @@ class Conditioned(NamedTuple):
     inverse_factor: Tensor
     log_normaliser: Tensor
 
+    def effective(self) -> Tensor:
+        r"""$\mathrm{tr}(A\,\mathrm{cov}(w))$, (...): how many weights the factor determines.
 
-def condition(A: Tensor, b: Tensor, c: Tensor, loc: Tensor, scale: Scale) -> Conditioned:
-    """Multiply Gaussian priors by Gaussian factors, batched over all leading axes.
+        It is $\mathrm{tr}(\tilde A \tilde C) = R - \mathrm{tr}\,\tilde C$, because
+        $(I + \tilde A)\tilde C = I$.
+        """
+        return (
+            self.v.shape[-1] - torch.linalg.vector_norm(self.inverse_factor, dim=(-2, -1)).square()
+        )
+
+
+def condition(A: Tensor, b: Tensor, c: Tensor, scale: Scale) -> Conditioned:
+    """Multiply Gaussian priors of mean 0 by Gaussian factors, batched over all leading axes.
 
     Args:
         A: (..., D, D), b: (..., D), c: (...) of the factor $c + b^T w - w^T A w / 2$.
-        loc: (..., D) prior mean.
         scale: square root of the prior covariance.
     """
-    # Ã = Lᵀ A L,  h̃ = Lᵀ (b − A m)
+    # Ã = Lᵀ A L,  h̃ = Lᵀ b
     white = scale.adjoint(scale.adjoint(A).mT)
-    residual = b - (A @ loc[..., None])[..., 0]
-    h = scale.adjoint(residual[..., None])
+    h = scale.adjoint(b[..., None])
     # U Uᵀ = I + Ã
-    white = white + torch.eye(white.shape[-1], dtype=white.dtype, device=white.device)
+    white.diagonal(dim1=-2, dim2=-1).add_(1)
     factor = torch.linalg.cholesky(white)
     identity = torch.eye(white.shape[-1], dtype=white.dtype, device=white.device)
     # U⁻¹ is wanted as such: it is the square root of the posterior covariance
@@ -103,31 +119,30 @@ def condition(A: Tensor, b: Tensor, c: Tensor, loc: Tensor, scale: Scale) -> Con
     # v̂ = U⁻ᵀ U⁻¹ h̃
     half = inverse @ h
     v = (inverse.mT @ half)[..., 0]
-    # c + bᵀm − ½ mᵀAm + ½ h̃ᵀv̂ − log|U|,  with  bᵀm − ½ mᵀAm = ½ (b + residual)ᵀ m
+    # c + ½ h̃ᵀv̂ − log|U|
     log_normaliser = (
-        c
-        + 0.5 * ((b + residual) * loc).sum(-1)
-        + 0.5 * half.square().sum((-2, -1))
-        - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        c + 0.5 * half.square().sum((-2, -1)) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     )
     return Conditioned(v, inverse, log_normaliser)
 
 
-def condition_tasks(statistics: TaskStatistics, loc: Tensor, scale: Scale) -> Conditioned:
-    """`condition` for statistics of K tasks, in chunks of tasks that bound the working memory.
+def condition_at(A: Tensor, b: Tensor, c: Tensor, loc: Tensor, scale: Scale) -> Conditioned:
+    """`condition` for priors of mean `loc` (..., D); the result is the law of v, w = loc + L v."""
+    # t(m + u) = exp( c + bᵀm − ½ mᵀAm + (b − A m)ᵀu − ½ uᵀAu )
+    residual = b - (A @ loc[..., None])[..., 0]
+    return condition(A, residual, c + 0.5 * ((b + residual) * loc).sum(-1), scale)
+
+
+def condition_tasks(statistics: TaskStatistics, scale: Scale) -> list[Conditioned]:
+    """`condition` for statistics of K tasks, in pieces of consecutive tasks that stay in cache.
 
     Args:
         statistics: factors with leading axes (K, O).
-        loc: (O, D) or (K, O, D) prior means.
         scale: square root of a covariance that all tasks share.
     """
-    K, D = statistics.b.shape[0], statistics.A.shape[-1]
-    step = max(1, _CHUNK_ELEMENTS // (statistics.b.shape[1] * D * D))
-    loc = loc.expand(K, *loc.shape[-2:])
-    parts = [
-        condition(statistics.A[at], statistics.b[at], statistics.c[at], loc[at], scale)
-        for at in (slice(start, start + step) for start in range(0, K, step))
+    K, O, D = statistics.b.shape
+    step = max(1, _CHUNK_ELEMENTS // (O * D * D))
+    pieces = (slice(start, start + step) for start in range(0, K, step))
+    return [
+        condition(statistics.A[at], statistics.b[at], statistics.c[at], scale) for at in pieces
     ]
-    if len(parts) == 1:
-        return parts[0]
-    return Conditioned(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

@@ -13,7 +13,8 @@ import torch
 from .prediction import as_inputs
 
 if TYPE_CHECKING:
-    from .model import Family, MultitaskModel
+    from .family import Family
+    from .model import MultitaskModel
 
 _DRAWS = 4000
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Hashable, Mapping
 from typing import Any, cast, final
@@ -12,90 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from .data import TaskData
-from .engines.program import family_program
+from .engines.program import family_guide, family_program
 from .evidence import Evidence, log_evidence
-from .hyperparameters import Eta
+from .family import Family
 from .insight import Contrast, TaskSummary, contrast, explain_tasks, ranking
-from .likelihoods import Gaussian, Likelihood, Rows
+from .likelihoods import Likelihood, Rows
 from .posterior import WeightPosterior
 from .prediction import Prediction, adapt, predict
-from .priors import SharedGaussian, TaskPrior
+from .priors import TaskPrior
 from .sizes import Sizes
-
-_POSTERIOR = tuple(f.name for f in dataclasses.fields(WeightPosterior))
-# Matrices of shape (K, O, D, D) alive at once in a fit: statistics, factor, root, shared root.
-_COPIES = 5
-
-
-@final
-class Family(nn.Module):
-    """Tasks that share a kind of output: their likelihood and their prior.
-
-    Args:
-        prior: of the tasks' weights; `SharedGaussian()` by default.
-        likelihood: of the targets; `Gaussian()` by default.
-    """
-
-    prior: TaskPrior
-    likelihood: Likelihood
-
-    def __init__(
-        self, prior: TaskPrior | None = None, likelihood: Likelihood | None = None
-    ) -> None:
-        super().__init__()
-        self.prior = SharedGaussian() if prior is None else prior
-        self.likelihood = Gaussian() if likelihood is None else likelihood
-        self.tasks: tuple[Hashable, ...] = ()
-        self.rows_per_task: tuple[int, ...] = ()
-
-    def build(
-        self, sizes: Sizes, tasks: tuple[Hashable, ...], like: Tensor, task_features: Tensor | None
-    ) -> None:
-        """Register every tensor, eagerly."""
-        _check_memory(sizes, like)
-        self.sizes = sizes
-        self.tasks = tasks
-        self.rows_per_task = (0,) * len(tasks)
-        self.prior.build(sizes, like, task_features)
-        self.likelihood.build(sizes, like)
-        for name in _POSTERIOR:
-            self.register_buffer(f"posterior_{name}", None)
-        for name in self.prior.transforms:
-            self.register_buffer(f"draws_{name}", None)
-
-    def set_posterior(self, posterior: WeightPosterior) -> None:
-        """Keep q(W)."""
-        for name in _POSTERIOR:
-            value = getattr(posterior, name)
-            self.register_buffer(f"posterior_{name}", None if value is None else value.detach())
-
-    @property
-    def posterior(self) -> WeightPosterior:
-        """q(W) of the prior's weight vectors."""
-        if self._buffers.get("posterior_means") is None:
-            raise RuntimeError("this model has no posterior yet: call fit(model, data) first.")
-        return WeightPosterior(*(self.get_buffer(f"posterior_{name}") for name in _POSTERIOR))
-
-    def set_draws(self, eta: Eta) -> None:
-        r"""Keep draws (S, ...) of the prior's hyperparameters: predictions average over them."""
-        for name, value in eta.items():
-            self.register_buffer(f"draws_{name}", value)
-
-    @property
-    def draws(self) -> Eta:
-        r"""Draws of $\eta$ where the engine made any, else its one value."""
-        kept = {n: self.get_buffer(f"draws_{n}") for n in self.prior.transforms}
-        return self.prior.eta if any(value is None for value in kept.values()) else kept
-
-    @property
-    def weights(self) -> WeightPosterior:
-        """q(W) of the tasks: `.mean`, `.covariance`, `.std`, `.sample(n)`, `.interval(0.9)`."""
-        return self.prior.expand(self.posterior)
-
-    def index_of(self, tasks: Any) -> Tensor:
-        """Index of each label, -1 for one outside the fit."""
-        place = {label: i for i, label in enumerate(self.tasks)}
-        return torch.tensor([place.get(label, -1) for label in tasks], dtype=torch.long)
 
 
 @final
@@ -216,19 +140,46 @@ class MultitaskModel(nn.Module):
 
     # ---- the generative model -----------------------------------------------------------------
 
-    def model(self, batch: Mapping[str, Rows]) -> dict[str, Tensor]:
+    def model(self, data: TaskData | Mapping[str, TaskData]) -> dict[str, Tensor]:
         """The whole model as a Pyro program: hyperparameters, weights, then targets.
 
+        Sites are `family/name`; that of the weights is `family/weights`, and the only family is
+        called `tasks`. A program of the user's may call this one and go on from the weights.
+
         Args:
-            batch: rows of each family; row weights scale a minibatch to the whole.
+            data: rows of the model's own tasks, or those of each family by name; row weights
+                scale a minibatch to the whole.
 
         Returns:
             the weights (M, O, D) of each family, M = K unless the prior pools.
         """
         return {
-            name: family_program(family, name, batch[name])
-            for name, family in self.families.items()
+            name: family_program(self[name], name, self._own_rows(name, part))
+            for name, part in self.named_data(data).items()
         }
+
+    def guide(self, data: TaskData | Mapping[str, TaskData] | None = None) -> dict[str, Tensor]:
+        r"""What a fit knows, as a guide for `model`: $q(W)$, and hyperparameters at their values.
+
+        After `NUTS`, a joint draw of hyperparameters and weights. It has no parameters.
+
+        Args:
+            data: not read; guides take what their models take.
+
+        Returns:
+            the weights (M, O, D) of each family.
+        """
+        return {name: family_guide(family, name) for name, family in self.families.items()}
+
+    def _own_rows(self, name: str, data: TaskData) -> Rows:
+        """Rows of one family, checked to be of its tasks."""
+        if data.tasks != self[name].tasks:
+            raise ValueError(
+                "the program needs data on the model's own tasks, in the same order; got "
+                f"{len(data.tasks)} tasks where the model has {len(self[name].tasks)}. Call "
+                "fit(model, data) or model.build(data) first, and take rows of those data."
+            )
+        return self.rows(name, data.to(self.device))
 
     # ---- results ------------------------------------------------------------------------------
 
@@ -320,6 +271,38 @@ class MultitaskModel(nn.Module):
         r"""$\log p(D \mid \hat\eta)$ of data on the same tasks, and its kind; see `Evidence`."""
         return log_evidence(self, data)
 
+    def to_arviz(
+        self,
+        data: TaskData | None = None,
+        *,
+        num_samples: int = 1000,
+        seed: int = 0,
+        family: str | None = None,
+    ) -> Any:
+        r"""Draws from the posterior for ArviZ: an `InferenceData`, from ArviZ 1.0 on a `DataTree`.
+
+        `posterior` has one chain of independent draws of `weights`, (draw, task, [output],
+        feature) with labels and names as coordinates; after `NUTS` also the hyperparameters of
+        each draw, in the order of its chain. Otherwise they are points, and stand in
+        `constant_data`, as those of the likelihood always do. With `data`, for each row with an
+        observed target: `observed_data` and `posterior_predictive` of `y`, `log_likelihood` (times
+        the row's weight; called `y_row` and summed over targets where a row has several), and
+        `task_of_row`, an index into `task`.
+
+        Args:
+            data: rows of known tasks.
+            num_samples: number of draws; those of `NUTS` are repeated or thinned to it.
+            seed: the only source of randomness.
+            family: which family, where there are several.
+
+        Raises:
+            ImportError: without the extra `arviz`.
+            ValueError: for rows of tasks outside the fit, or `num_samples` below 1.
+        """
+        from .arviz_export import to_arviz  # ArviZ and xarray are asked for by no other method
+
+        return to_arviz(self, data, num_samples=num_samples, seed=seed, family=family)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `config.json` and `model.safetensors` into the folder `path`; see `load`."""
         from .persistence import save  # persistence knows every class by name, this one included
@@ -333,20 +316,3 @@ class MultitaskModel(nn.Module):
         if scatter is None:
             raise RuntimeError("this model has no tensors yet: call fit(model, data) first.")
         return scatter.device
-
-
-def _check_memory(sizes: Sizes, like: Tensor) -> None:
-    """Refuse, before allocating, what cannot fit."""
-    K, O, D = sizes.num_tasks, sizes.num_outputs, sizes.num_features
-    needed = _COPIES * K * O * D * D * like.element_size()
-    if like.device.type == "cuda":
-        available = torch.cuda.mem_get_info(like.device)[0]
-    else:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > available:
-        raise MemoryError(
-            f"{K} tasks x {O} outputs x {D} x {D} features need about {needed / 2**30:.1f} GiB "
-            f"for their covariances; {available / 2**30:.1f} GiB free on {like.device}. Reduce "
-            "the features first (PCA, or a backbone with a narrower output), fit fewer tasks at "
-            "once, or use dtype=torch.float32."
-        )

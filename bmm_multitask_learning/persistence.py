@@ -9,15 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .backbones import MLP
+from .family import Family
 from .hyperparameters import ProbabilisticModule
 from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
-from .model import Family, MultitaskModel
-from .priors import IndependentTasks, PooledTasks, SharedGaussian, TaskClustering
+from .model import MultitaskModel
+from .priors import (
+    IndependentTasks,
+    LatentHierarchy,
+    PooledTasks,
+    SharedGaussian,
+    SparseBayesian,
+    TaskClustering,
+    TaskCovariance,
+    VariationalWeighting,
+)
 from .sizes import Sizes
 
 FORMAT = "bmm_multitask_learning"
@@ -25,7 +36,8 @@ FORMAT_VERSION = 1
 CONFIG, TENSORS = "config.json", "model.safetensors"
 
 _CLASSES: tuple[type[ProbabilisticModule], ...] = (
-    *(IndependentTasks, PooledTasks, SharedGaussian, TaskClustering),
+    *(IndependentTasks, LatentHierarchy, PooledTasks, SharedGaussian, SparseBayesian),
+    *(TaskClustering, TaskCovariance, VariationalWeighting),
     *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
 )
 _BACKBONES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "MLP": MLP}
@@ -56,7 +68,8 @@ def save(model: MultitaskModel, path: str | os.PathLike[str]) -> None:
     save_file(tensors, partial, metadata={"format": FORMAT})
     partial.replace(folder / TENSORS)
     partial = folder / f"{CONFIG}.part"
-    partial.write_text(json.dumps(_config(model), indent=2, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(_config(model), indent=2, ensure_ascii=False, default=_as_list)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(folder / CONFIG)
 
 
@@ -141,6 +154,11 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
 
 def _describe(module: ProbabilisticModule) -> dict[str, Any]:
     return {"class": type(module).__name__, "arguments": module.get_params(deep=False)}
+
+
+def _as_list(array: NDArray[Any] | Tensor) -> Any:
+    """An argument that is an array, for JSON."""
+    return array.tolist()
 
 
 def _describe_backbone(backbone: nn.Module) -> dict[str, Any]:

@@ -3,14 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import final
 
 import torch
 from torch import Tensor
 
-from .gaussian import Conditioned, DenseScale, Scale, condition
+from .gaussian import DenseScale, Scale, condition_at
+from .roots import CentredRoots, Roots
 from .statistics import RowBlocks, TaskStatistics
+from .trees.roots import TreeRoots
 
 
+@final
+@dataclasses.dataclass(frozen=True)
+class Centre:
+    r"""The law of a centre m that tasks scatter around.
+
+    Args:
+        mean: (C, O, D).
+        root: (C, O, D, S) of its covariance.
+        scatter: $\sum_k E[(w_k - m)(w_k - m)^\top]$ as far as the prior's covariance needs it:
+            (O, D, D), or its diagonal (O, D).
+    """
+
+    mean: Tensor
+    root: Tensor
+    scatter: Tensor | None = None
+
+
+@final
 @dataclasses.dataclass(frozen=True)
 class WeightPosterior:
     r"""A mixture of C Gaussians for each task's weights (C = 1 for a Gaussian posterior).
@@ -22,21 +45,19 @@ class WeightPosterior:
     Args:
         log_weights: (K, C) log responsibilities.
         means: (K, C, O, D) $\mu$.
-        roots: (K, C, O, D, R) $R$.
-        commons: (K, C, O, D, S) $B$; S = 0 where tasks are independent given the hyperparameters.
+        roots: $R$, `roots.own`, and $B$, `roots.common`.
         log_normaliser: scalar, $\log \int p(W \mid \eta) \prod_k t_k(w_k)\, dW$ of the statistics
             that made this posterior.
-        centre_mean, centre_root: (C, O, D) and (C, O, D, S), the law of the centre that $\zeta$
-            stands for, where the prior has one.
+        effective: (K, C, O) $\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$ of those statistics.
+        shared: the law of the centre that $\zeta$ stands for, where the prior has one.
     """
 
     log_weights: Tensor
     means: Tensor
-    roots: Tensor
-    commons: Tensor
+    roots: Roots | CentredRoots | TreeRoots
     log_normaliser: Tensor
-    centre_mean: Tensor | None = None
-    centre_root: Tensor | None = None
+    effective: Tensor | None = None
+    shared: Centre | None = None
 
     # ---- read-outs: the O axis is dropped where O = 1 -----------------------------------------
 
@@ -51,7 +72,8 @@ class WeightPosterior:
         weights = self.log_weights.exp()
         mean = torch.einsum("kc,kcod->kod", weights, self.means)
         deviation = self.means - mean[:, None]
-        within = self.roots @ self.roots.mT + self.commons @ self.commons.mT
+        root = self.roots.whole
+        within = root @ root.mT
         between = deviation[..., None] * deviation[..., None, :]
         covariance = torch.einsum("kc,kcode->kode", weights, within + between)
         return covariance[:, 0] if covariance.shape[1] == 1 else covariance
@@ -61,12 +83,8 @@ class WeightPosterior:
         """Posterior standard deviation of each weight, (K, O, D)."""
         weights = self.log_weights.exp()
         mean = torch.einsum("kc,kcod->kod", weights, self.means)
-        square = self.component_variance() + (self.means - mean[:, None]).square()
+        square = self.roots.variance() + (self.means - mean[:, None]).square()
         return self._drop(torch.einsum("kc,kcod->kod", weights, square).sqrt())
-
-    def component_variance(self) -> Tensor:
-        """Variance of each weight in each component, (K, C, O, D)."""
-        return self.roots.square().sum(-1) + self.commons.square().sum(-1)
 
     def sample(self, num_samples: int, *, seed: int = 0) -> Tensor:
         """Joint draws of all tasks' weights, (num_samples, K, O, D).
@@ -80,16 +98,22 @@ class WeightPosterior:
 
     def draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Joint draws (num_samples, K, O, D) with the O axis kept."""
-        K, _, O, D, R = self.roots.shape
         component = torch.multinomial(
             self.log_weights.exp(), num_samples, replacement=True, generator=generator
-        ).T  # (n, K)
-        if self.commons.shape[-1]:
+        ).T
+        return self.draw_components(component, generator)
+
+    def draw_components(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        """Joint draws (n, K, O, D), each from the component (n, K) that is named for it."""
+        own_root, common_root = self.roots.own, self.roots.common
+        num_samples = len(component)
+        K, _, O, D, R = own_root.shape
+        if common_root.shape[-1]:
             # components that share a centre are draws of one joint posterior: one choice for all
             component = component[:, :1].expand(-1, K)
         task = torch.arange(K, device=component.device)
         own = self.means.new_empty(num_samples, K, O, R, 1).normal_(generator=generator)
-        shared = self.means.new_empty(num_samples, 1, O, self.commons.shape[-1], 1)
+        shared = self.means.new_empty(num_samples, 1, O, common_root.shape[-1], 1)
         shared = shared.normal_(generator=generator)
         draws = torch.empty(num_samples, K, O, D, dtype=own.dtype, device=own.device)
         step = max(1, 2**23 // (K * O * D * max(R, 1)))
@@ -97,10 +121,59 @@ class WeightPosterior:
             chosen = (task, component[at])
             draws[at] = (
                 self.means[chosen]
-                + (self.roots[chosen] @ own[at])[..., 0]
-                + (self.commons[chosen] @ shared[at])[..., 0]
+                + (own_root[chosen] @ own[at])[..., 0]
+                + (common_root[chosen] @ shared[at])[..., 0]
             )
         return draws
+
+    def log_prob(self, weights: Tensor) -> Tensor:
+        r"""Log density of weights (..., K, O, D), the O axis kept as in `draw`, (...).
+
+        With $z_k = R_k^{-1}(w_k - \mu_k)$ and $\tilde B_k = R_k^{-1} B_k$, in each component
+
+        $$\log q(W) = -\tfrac12 \sum_k |z_k|^2 + \tfrac12 |L^{-1} \sum_k \tilde B_k^\top z_k|^2
+          - \sum_k \log|R_k| - \log|L| - \tfrac12 K O D \log 2\pi,$$
+        $$LL^\top = I + \sum_k \tilde B_k^\top \tilde B_k.$$
+
+        Raises:
+            RuntimeError: where the weights of several tasks are one vector, which has no density.
+        """
+        own, common = self.roots.own, self.roots.common
+        K, _, O, D, _ = own.shape
+        if K == 1:  # what a single vector shares with all is its own
+            own, common = torch.cat([own, common], -1), own[..., :0]
+        if not own.shape[-1] and common.shape[-1] >= K * D:
+            return self._joint_log_prob(weights, common)
+        if own.shape[-1] < D:
+            raise RuntimeError("tasks that share one weight vector have no joint density.")
+        root = torch.linalg.qr(own.mT).R.mT  # the same covariance, triangular
+        step = (weights[..., None, :, :] - self.means)[..., None]
+        z = torch.linalg.solve_triangular(root, step, upper=False)[..., 0]  # (..., K, C, O, D)
+        log_det = root.diagonal(dim1=-2, dim2=-1).abs().log().sum((-2, -1))
+        each = -0.5 * z.square().sum((-2, -1)) - log_det - 0.5 * O * D * math.log(2 * math.pi)
+        if not common.shape[-1]:
+            return (each + self.log_weights).logsumexp(-1).sum(-1)
+        white = torch.linalg.solve_triangular(root, common, upper=False)
+        gram = torch.einsum("kcods,kcodt->cost", white, white)
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        factor = torch.linalg.cholesky(gram + eye)
+        told = torch.einsum("kcods,...kcod->...cos", white, z)[..., None]
+        told = torch.linalg.solve_triangular(factor, told, upper=False)
+        gain = 0.5 * told.square().sum((-3, -2, -1))
+        shared = factor.diagonal(dim1=-2, dim2=-1).log().sum((-2, -1))
+        # components that share a centre are chosen for all tasks at once
+        return (each.sum(-2) + gain - shared + self.log_weights[0]).logsumexp(-1)
+
+    def _joint_log_prob(self, weights: Tensor, common: Tensor) -> Tensor:
+        """Of tasks that have nothing but a common root, of full rank."""
+        K, _, _, D, _ = common.shape
+        joint = common.permute(1, 2, 0, 3, 4).flatten(2, 3)  # (C, O, K D, S)
+        step = (weights[..., None, :, :] - self.means).movedim(-4, -2).flatten(-2)
+        root = torch.linalg.qr(joint.mT).R.mT
+        z = torch.linalg.solve_triangular(root, step[..., None], upper=False)[..., 0]
+        log_det = root.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+        each = -0.5 * (z.square().sum(-1) + K * D * math.log(2 * math.pi)) - log_det
+        return (each.sum(-1) + self.log_weights[0]).logsumexp(-1)
 
     def interval(self, coverage: float = 0.9, *, num_samples: int = 4000, seed: int = 0) -> Tensor:
         """Central posterior interval of each weight, (K, O, D, 2): lower and upper.
@@ -125,12 +198,26 @@ class WeightPosterior:
         Args:
             statistics: the factors that made this posterior.
         """
-        return self.expected_log_factor(statistics).sum() - self.log_normaliser
+        return self.expected_log_factor(statistics, self.own_trace()).sum() - self.log_normaliser
 
-    def expected_log_factor(self, statistics: TaskStatistics) -> Tensor:
-        r"""$E_q[\log t_k(w_k)]$ for each task and output, (K, O)."""
-        mean, root, common = (t.movedim(1, 0) for t in (self.means, self.roots, self.commons))
-        terms = statistics.log_factor(mean, root) - 0.5 * statistics.trace_term(common)
+    def own_trace(self) -> Tensor:
+        """`effective` as (C, K, O), where the posterior was made by conditioning."""
+        if self.effective is None:
+            raise RuntimeError("this posterior was not made by conditioning on statistics.")
+        return self.effective.movedim(1, 0)
+
+    def trace(self, statistics: TaskStatistics) -> Tensor:
+        r"""$\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$ for any factors, (C, K, O)."""
+        return statistics.trace_term(self.roots.whole.movedim(1, 0))
+
+    def expected_log_factor(self, statistics: TaskStatistics, trace: Tensor) -> Tensor:
+        r"""$E_q[\log t_k(w_k)]$ for each task and output, (K, O).
+
+        Args:
+            statistics: the factors t.
+            trace: `trace(statistics)`, or `own_trace()` for the factors that made this posterior.
+        """
+        terms = statistics.log_factor(self.means.movedim(1, 0), trace)
         return torch.einsum("kc,cko->ko", self.log_weights.exp(), terms)
 
     def latent(self, phi: Tensor, blocks: RowBlocks) -> tuple[Tensor, Tensor]:
@@ -143,25 +230,53 @@ class WeightPosterior:
         Returns:
             mean (N, C, O) and variance (N, C, O).
         """
-        _, C, O, _, _ = self.roots.shape
-        root = torch.cat([self.roots, self.commons], -1)
+        _, C, O, D = self.means.shape
         mean = phi.new_empty(len(phi), C, O)
         variance = torch.empty_like(mean)
-        for at in blocks.chunks(C * O * root.shape[-1]):
+        for at in blocks.chunks(C * O * D):
             x, task, valid = blocks.gather(phi, at), blocks.task[at], blocks.valid[at]
             row = blocks.index[at][valid]
             mean = mean.index_copy(
                 0, row, torch.einsum("mbd,mcod->mbco", x, self.means[task])[valid]
             )
-            spread = (x[:, None, None] @ root[task]).square().sum(-1)  # (m, C, O, B)
+            spread = self.roots.latent_variance(x, task)  # (m, C, O, B)
             variance = variance.index_copy(0, row, spread.movedim(-1, 1)[valid])
         return mean, variance
 
-    def centre(self) -> tuple[Tensor, Tensor]:
-        """Mean (C, O, D) and root (C, O, D, S) of the law of the centre that the tasks share."""
-        if self.centre_mean is None or self.centre_root is None:
+    def centre(self) -> Centre:
+        """The law of the centre that the tasks share."""
+        if self.shared is None:
             raise RuntimeError("this posterior's tasks share no centre.")
-        return self.centre_mean, self.centre_root
+        return self.shared
+
+    # ---- as plain tensors, which are stored, stacked and moved ---------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `from_tensors` makes the same posterior of."""
+        tensors = {
+            "log_weights": self.log_weights,
+            "means": self.means,
+            "own": self.roots.own,
+            "common": self.roots.common,
+            "log_normaliser": self.log_normaliser,
+        }
+        if self.shared is not None:
+            tensors |= {"centre_mean": self.shared.mean, "centre_root": self.shared.root}
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> WeightPosterior:
+        """The inverse of `tensors`."""
+        centre = None
+        if "centre_mean" in tensors:
+            centre = Centre(tensors["centre_mean"], tensors["centre_root"])
+        return cls(
+            tensors["log_weights"],
+            tensors["means"],
+            Roots(tensors["own"], tensors["common"]),
+            tensors["log_normaliser"],
+            shared=centre,
+        )
 
     def select(self, task: Tensor | slice) -> WeightPosterior:
         """The posterior of some tasks."""
@@ -170,15 +285,17 @@ class WeightPosterior:
             log_weights=self.log_weights[task],
             means=self.means[task],
             roots=self.roots[task],
-            commons=self.commons[task],
+            effective=None,
         )
 
     def expand(self, num_tasks: int) -> WeightPosterior:
         """A posterior of one weight vector, as that of `num_tasks` tasks that share it."""
-        tensors = (self.log_weights, self.means, self.roots, self.commons)
-        log_weights, means, roots, commons = (t.expand(num_tasks, *t.shape[1:]) for t in tensors)
         return dataclasses.replace(
-            self, log_weights=log_weights, means=means, roots=roots, commons=commons
+            self,
+            log_weights=self.log_weights.expand(num_tasks, -1),
+            means=self.means.expand(num_tasks, -1, -1, -1),
+            roots=self.roots.expand(num_tasks),
+            effective=None,
         )
 
     def condition(self, statistics: TaskStatistics) -> WeightPosterior:
@@ -187,8 +304,8 @@ class WeightPosterior:
         Args:
             statistics: factors of the further rows, one for each of the K tasks.
         """
-        root = torch.cat([self.roots, self.commons], -1)
-        return mixture_posterior(statistics, self.log_weights, self.means, DenseScale(root))
+        scale = DenseScale(self.roots.whole)
+        return mixture_posterior(statistics, self.log_weights, self.means, scale)
 
 
 def mixture_posterior(
@@ -205,13 +322,15 @@ def mixture_posterior(
         scale: roots that broadcast against (K, C, O, D, R).
     """
     loc = loc.expand(*log_prior.shape, *loc.shape[-2:])
-    given: Conditioned = condition(
+    given = condition_at(
         statistics.A[:, None], statistics.b[:, None], statistics.c[:, None], loc, scale
     )
     joint = log_prior + given.log_normaliser.sum(-1)  # over outputs
     log_evidence = joint.logsumexp(-1, keepdim=True)
-    mean = loc + scale.apply(given.v[..., None])[..., 0]
-    root = scale.apply(given.inverse_factor.mT)
     return WeightPosterior(
-        joint - log_evidence, mean, root, mean.new_zeros(*mean.shape, 0), log_evidence.sum()
+        log_weights=joint - log_evidence,
+        means=loc + scale.apply(given.v[..., None])[..., 0],
+        roots=Roots.independent(scale.apply(given.inverse_factor.mT)),
+        log_normaliser=log_evidence.sum(),
+        effective=given.effective(),
     )

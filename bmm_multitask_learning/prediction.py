@@ -17,14 +17,14 @@ from .data import TaskData
 from .likelihoods import Likelihood, Rows
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
-from .sites import blend, first_factor, latent_moments, local_factor
+from .roots import Roots
+from .sites import first_factor, refine
 from .statistics import TaskStatistics, make_blocks
 
 if TYPE_CHECKING:
-    from .model import Family, MultitaskModel
+    from .family import Family
+    from .model import MultitaskModel
 
-# Rounds of the Gaussian factor of a few further rows.
-_LOCAL_STEPS = 50
 _BISECTIONS = 60
 
 
@@ -311,23 +311,28 @@ def concatenate(first: WeightPosterior, second: WeightPosterior) -> WeightPoster
         first,
         log_weights=torch.cat([first.log_weights, second.log_weights]),
         means=torch.cat([first.means, second.means]),
-        roots=torch.cat([first.roots, second.roots]),
-        commons=torch.cat([first.commons, second.commons]),
+        roots=Roots(
+            torch.cat([first.roots.own, second.roots.own]),
+            torch.cat([first.roots.common, second.roots.common]),
+        ),
     )
 
 
 def _same_columns(posterior: WeightPosterior, other: WeightPosterior) -> WeightPosterior:
     """Pad components with weight 0, and roots with columns of 0, to the size of `other`."""
     C = max(posterior.means.shape[1], other.means.shape[1]) - posterior.means.shape[1]
-    R = max(posterior.roots.shape[-1], other.roots.shape[-1]) - posterior.roots.shape[-1]
-    S = max(posterior.commons.shape[-1], other.commons.shape[-1]) - posterior.commons.shape[-1]
+    own, common = posterior.roots.own, posterior.roots.common
+    R = max(own.shape[-1], other.roots.own.shape[-1]) - own.shape[-1]
+    S = max(common.shape[-1], other.roots.common.shape[-1]) - common.shape[-1]
     pad = torch.nn.functional.pad
     return dataclasses.replace(
         posterior,
         log_weights=pad(posterior.log_weights, (0, C), value=-torch.inf),
         means=pad(posterior.means, (0, 0, 0, 0, 0, C)),
-        roots=pad(posterior.roots, (0, R, 0, 0, 0, 0, 0, C)),
-        commons=pad(posterior.commons, (0, S, 0, 0, 0, 0, 0, C)),
+        roots=Roots(
+            pad(own, (0, R, 0, 0, 0, 0, 0, C)),
+            pad(common, (0, S, 0, 0, 0, 0, 0, C)),
+        ),
     )
 
 
@@ -377,19 +382,13 @@ def _add_rows(target: Family, rows: Rows, before: WeightPosterior) -> None:
     # the share that rows say grows from i to i + (1 - i) j, where j is the further rows' share
     padded = torch.cat([old, old.new_zeros(len(new) - len(old))])
     target.prior.grow(padded + (1 - padded) * new, posterior)
-    posterior = dataclasses.replace(
-        posterior, centre_mean=before.centre_mean, centre_root=before.centre_root
-    )
-    target.set_posterior(posterior)
+    target.set_posterior(dataclasses.replace(posterior, shared=before.shared))
 
 
 def _further_statistics(
     likelihood: Likelihood, rows: Rows, before: WeightPosterior
 ) -> TaskStatistics:
     """The rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments."""
-    statistics = first_factor(likelihood, rows, likelihood.eta)
-    for _ in range(0 if likelihood.exact else _LOCAL_STEPS):
-        moments = latent_moments(before.condition(statistics), rows)
-        new = local_factor(likelihood, rows, *moments, likelihood.eta)
-        statistics = blend(statistics, new, 0.5)
-    return statistics
+    return refine(
+        before.condition, likelihood, rows, first_factor(likelihood, rows, likelihood.eta)
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+
+import torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,3 +23,10 @@ class Sizes:
     num_features: int
     num_outputs: int = 1
     num_task_features: int = 0
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

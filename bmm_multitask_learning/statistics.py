@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import torch
@@ -51,18 +52,15 @@ class TaskStatistics:
         r"""$\mathrm{tr}(A_k\, \text{root}\,\text{root}^\top)$, (..., K, O)."""
         return ((self.A @ root) * root).sum((-2, -1))
 
-    def log_factor(self, mean: Tensor, root: Tensor) -> Tensor:
-        r"""$E[\log t_k(w)]$ for $w \sim N(\text{mean}, \text{root}\,\text{root}^\top)$.
+    def log_factor(self, mean: Tensor, effective: Tensor) -> Tensor:
+        r"""$E[\log t_k(w)]$, (..., K, O), from the moments of w.
 
         Args:
             mean: (..., K, O, D).
-            root: (..., K, O, D, R).
-
-        Returns:
-            (..., K, O).
+            effective: $\mathrm{tr}(A_k\,\mathrm{cov}(w))$, (..., K, O).
         """
         quadratic = ((self.A @ mean[..., None])[..., 0] * mean).sum(-1)
-        return self.c + (self.b * mean).sum(-1) - 0.5 * (quadratic + self.trace_term(root))
+        return self.c + (self.b * mean).sum(-1) - 0.5 * (quadratic + effective)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +71,7 @@ class RowBlocks:
     while every product over rows is one batched matrix product.
 
     Args:
-        index: (M, B) row of each place; padding repeats row 0.
+        index: (M, B) row of each place; padding repeats other rows.
         valid: (M, B) False where padded.
         task: (M,) task of each block.
         num_tasks: K.
@@ -88,11 +86,9 @@ class RowBlocks:
     def from_tasks(cls, task: Tensor, num_tasks: int, block_size: int) -> RowBlocks:
         """Lay out rows with task indices `task` (N,) in blocks of at most `block_size` rows."""
         count = torch.bincount(task, minlength=num_tasks)
-        ordered = bool((task[1:] >= task[:-1]).all())
-        order = (
-            torch.arange(len(task), device=task.device) if ordered else task.argsort(stable=True)
-        )
-        size = max(1, min(int(count.max()) if len(task) else 1, block_size))
+        largest = int(count.max()) if len(task) else 1
+        # the fewest blocks that hold the largest task, and no longer than it needs
+        size = math.ceil(largest / math.ceil(largest / block_size))
         blocks = (count + size - 1) // size
         block_task = torch.repeat_interleave(blocks)
         position = torch.arange(len(block_task), device=task.device)
@@ -100,7 +96,9 @@ class RowBlocks:
         start = (count.cumsum(0) - count)[block_task] + position * size
         place = start[:, None] + torch.arange(size, device=task.device)
         valid = place < (count.cumsum(0)[block_task])[:, None]
-        index = order[torch.where(valid, place, 0)] if len(task) else place.new_zeros(0, size)
+        place.clamp_(max=len(task) - 1)
+        ordered = bool((task[1:] >= task[:-1]).all())
+        index = place if ordered else task.argsort(stable=True)[place]
         return cls(index, valid, block_task, num_tasks)
 
     def chunks(self, num_features: int) -> Iterator[slice]:
@@ -110,39 +108,33 @@ class RowBlocks:
             yield slice(start, start + step)
 
     def gather(self, rows: Tensor, at: slice) -> Tensor:
-        """(N, ...) rows to (m, B, ...) blocks; padding holds copies of row 0."""
-        index = self.index[at]
-        return rows.index_select(0, index.flatten()).unflatten(0, index.shape)
+        """(N, ...) rows to (m, B, ...) blocks; padding holds zeros."""
+        index, padding = self.index[at], ~self.valid[at].flatten()
+        placed = rows.index_select(0, index.flatten())
+        return placed.index_fill_(0, padding.nonzero()[:, 0], 0.0).unflatten(0, index.shape)
 
-    def gram(self, phi: Tensor, weight: Tensor) -> Tensor:
-        r"""$\sum_{n \in k} \omega_{no}\, \phi_n \phi_n^\top$ as (K, O, D, D).
-
-        Args:
-            phi: (N, D) features.
-            weight: (N, O) weights $\omega$.
-        """
-        D, O = phi.shape[1], weight.shape[1]
-        total = phi.new_zeros(self.num_tasks, O, D, D)
-        for at in self.chunks(D * O):
-            x = self.gather(phi, at)
-            omega = self.gather(weight, at) * self.valid[at][..., None]
-            weighted = x[:, None] * omega.mT[..., None]  # (m, O, B, D)
-            total.index_add_(0, self.task[at], weighted.mT @ x[:, None])
-        return total
-
-    def project(self, phi: Tensor, target: Tensor) -> Tensor:
-        r"""$\sum_{n \in k} \phi_n r_{no}$ as (K, O, D).
+    def moments(self, phi: Tensor, weight: Tensor | None, target: Tensor) -> tuple[Tensor, Tensor]:
+        r"""$\sum_{n \in k} \omega_{no}\, \phi_n \phi_n^\top$ and $\sum_{n \in k} \phi_n r_{np}$.
 
         Args:
             phi: (N, D) features.
-            target: (N, O) values $r$.
+            weight: (N, O) weights $\omega$; None for O = 1 and weights of 1.
+            target: (N, P) values $r$.
+
+        Returns:
+            (K, O, D, D) and (K, P, D).
         """
-        D, O = phi.shape[1], target.shape[1]
-        total = phi.new_zeros(self.num_tasks, O, D)
-        for at in self.chunks(D):
-            r = self.gather(target, at) * self.valid[at][..., None]
-            total.index_add_(0, self.task[at], r.mT @ self.gather(phi, at))
-        return total
+        D, P = phi.shape[1], target.shape[1]
+        O = 1 if weight is None else weight.shape[1]
+        square, linear = (phi.new_zeros(self.num_tasks, n, D) for n in (O * D, P))
+        for at in self.chunks(O * D):
+            x, r = self.gather(phi, at), self.gather(target, at)
+            weighted = x
+            if weight is not None:
+                weighted = (self.gather(weight, at)[..., None] * x[:, :, None]).flatten(2)
+            square.index_add_(0, self.task[at], weighted.mT @ x)
+            linear.index_add_(0, self.task[at], r.mT @ x)
+        return square.unflatten(1, (O, D)), linear
 
 
 def make_blocks(task: Tensor, num_tasks: int, num_features: int) -> RowBlocks:

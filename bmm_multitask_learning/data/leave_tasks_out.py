@@ -25,11 +25,9 @@ class LeaveTasksOut(GroupKFold):  # type: ignore[misc]  # scikit-learn is not ty
         >>> import numpy as np
         >>> from bmm_multitask_learning.data import LeaveTasksOut
         >>> task = np.array(["a", "a", "b", "b", "c"])
-        >>> for train, test in LeaveTasksOut(3, shuffle=False).split(task, groups=task):
-        ...     print(task[test])
-        ['b' 'b']
-        ['a' 'a']
-        ['c']
+        >>> folds = LeaveTasksOut(3, shuffle=False).split(task, groups=task)
+        >>> [task[test].tolist() for train, test in folds]
+        [['b', 'b'], ['a', 'a'], ['c']]
     """
 
     def __init__(

@@ -46,6 +46,30 @@ def split_rows(
     return np.sort(rows[is_train]), np.sort(rows[~is_train])
 
 
+def fold_rows(
+    order: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], num_folds: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """The fold of each row, dealt within each task; see `TaskData.folds`.
+
+    Args:
+        order: (N,) rows sorted by task.
+        counts: (K,) rows of each task.
+        num_folds: Number of folds.
+        seed: Seed of the order in which rows are dealt, and of each task's first fold.
+
+    Returns:
+        (N,) fold of each row, 0..num_folds-1.
+    """
+    rng = np.random.default_rng(seed)
+    task = np.repeat(np.arange(len(counts)), counts)
+    dealt = order[np.lexsort((rng.random(len(order)), task))]
+    first = rng.integers(num_folds, size=len(counts))[task]
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    fold = np.empty(len(order), dtype=np.int64)
+    fold[dealt] = (first + place) % num_folds
+    return fold
+
+
 def check_fraction(fraction: float, name: str) -> None:
     """Raise a ValueError where ``fraction`` is not strictly between 0 and 1."""
     if not 0.0 < fraction < 1.0:

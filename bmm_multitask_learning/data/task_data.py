@@ -15,6 +15,7 @@ from .long_form import LongForm
 from .sampling import (
     Batch,
     check_fraction,
+    fold_rows,
     resolve_temperature,
     shuffled_pass,
     split_rows,
@@ -317,6 +318,39 @@ class TaskData(LongForm):
         order, counts = self.order.cpu().numpy(), self.rows_per_task.cpu().numpy()
         train, test = split_rows(order, counts, train_fraction, seed)
         return self.rows(train), self.rows(test)
+
+    def folds(self, num_folds: int, *, seed: int) -> Iterator[tuple[TaskData, TaskData]]:
+        """Deal the rows of every task into folds; each fold is the test part once.
+
+        A task's rows are spread as evenly as they can be, beginning at a fold drawn for the task,
+        so that folds are of one size also where tasks have fewer rows than there are folds. A
+        task whose only row is a test row has no train row then.
+
+        Args:
+            num_folds: Number of folds, from 2 to the number of rows.
+            seed: Seed of the deal.
+
+        Returns:
+            An iterator over pairs of train and test data, with the same tasks.
+
+        Raises:
+            ValueError: Where ``num_folds`` is out of range.
+
+        Example:
+            >>> data = TaskData(torch.ones(8, 1), torch.ones(8), [0, 0, 0, 0, 1, 1, 1, 1])
+            >>> [test.rows_per_task.tolist() for train, test in data.folds(2, seed=0)]
+            [[2, 2], [2, 2]]
+        """
+        if not 2 <= num_folds <= self.num_rows:
+            raise ValueError(
+                f"num_folds must lie between 2 and the number of rows, {self.num_rows}; got "
+                f"{num_folds}."
+            )
+        order, counts = self.order.cpu().numpy(), self.rows_per_task.cpu().numpy()
+        fold = fold_rows(order, counts, num_folds, seed)
+        parts = [np.flatnonzero(fold == number) for number in range(num_folds)]
+        others = [np.flatnonzero(fold != number) for number in range(num_folds)]
+        return ((self.rows(a), self.rows(b)) for a, b in zip(others, parts, strict=True))
 
     def split_tasks(self, test_fraction: float = 0.2, *, seed: int) -> tuple[TaskData, TaskData]:
         """Split whole tasks at random: ⌊fraction · K⌋ of them, at least one, are test tasks.

@@ -5,15 +5,21 @@ hyperparameters of prior and likelihood and the local parameters of the likeliho
 reports, $\log p(D, \eta)$ or a lower bound on it, never falls. EM's steps are extrapolated
 (SQUAREM) in unconstrained coordinates; an extrapolation that does not raise the bound is undone.
 
+A tangent bound such as Pólya-Gamma's pulls the weights towards zero and makes their variances too
+small. So at the hyperparameters found, the bound's factors give way to the best Gaussian ones, and
+what is reported last is the ELBO of these: what `SVI` ascends, at fixed hyperparameters.
+
 References:
     Varadhan and Roland, Simple and globally convergent methods for accelerating the convergence of
     any EM algorithm (2008), scheme S3.
+    Khan and Lin, Conjugate-computation variational inference (2017), for the last factors.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
@@ -25,11 +31,13 @@ from ..data import TaskData
 from ..hyperparameters import ProbabilisticModule, pack, unpack
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
+from ..sites import elbo, fold_statistics, refine, tasks_posterior
 from ..statistics import TaskStatistics
 from .result import FitResult
 
 if TYPE_CHECKING:
-    from ..model import Family, MultitaskModel
+    from ..family import Family
+    from ..model import MultitaskModel
 
 
 @final
@@ -97,9 +105,13 @@ class CoordinateAscent:
                 scores.append(history[-1] - family.prior.complexity())
                 if scores[-1] == max(scores):
                     best, report = ascent.snapshot(), (history, converged)
-        ascent.restore(best)
-        ascent.settle()
+            ascent.restore(best)
+            count = 0
+            while family.prior.refresh(count, ascent.posterior(), ascent.folds):
+                report = self._climb(ascent, bar)
+                count += 1
         history, converged = report
+        history.append(ascent.settle())
         return FitResult(history[-1], converged, tuple(history), "CoordinateAscent")
 
     def _climb(self, ascent: Ascent, bar: tqdm) -> tuple[list[float], bool]:
@@ -129,20 +141,32 @@ class CoordinateAscent:
                 family.likelihood.initialise(rows)
                 ascents[name] = Ascent(family, rows)
                 family.prior.initialise(ascents[name].statistics(), generator, 0)
+        history, converged = self._climb_with_backbone(model, data, ascents, progress=progress)
+        count = 0
+        while _refresh(ascents, count):
+            history, converged = self._climb_with_backbone(model, data, ascents, progress=progress)
+            count += 1
+        with torch.no_grad():
+            history.append(sum(ascent.settle() for ascent in ascents.values()))
+        return FitResult(history[-1], converged, tuple(history), "CoordinateAscent")
+
+    def _climb_with_backbone(
+        self,
+        model: MultitaskModel,
+        data: Mapping[str, TaskData],
+        ascents: Mapping[str, Ascent],
+        *,
+        progress: bool,
+    ) -> tuple[list[float], bool]:
         with torch.no_grad():
             history = [sum(ascent.step() for ascent in ascents.values())]
-        converged = False
         for _ in tqdm(range(self.max_iter), disable=not progress, desc="closed form", unit="it"):
             _train_backbone(model, data, ascents, self.backbone_steps)
             with torch.no_grad():
                 history.append(sum(ascent.step() for ascent in ascents.values()))
             if history[-1] - history[-2] <= self.tol * max(1.0, abs(history[-2])):
-                converged = True
-                break
-        with torch.no_grad():
-            for ascent in ascents.values():
-                ascent.settle()
-        return FitResult(history[-1], converged, tuple(history), "CoordinateAscent")
+                return history, True
+        return history, False
 
 
 class Ascent:
@@ -152,31 +176,49 @@ class Ascent:
         self.family = family
         self.prior = family.prior
         self.likelihood = quadratic(family)
+        self.rows = rows
         self.summary = self.likelihood.summarise(rows)
+
+    def factors(self) -> TaskStatistics:
+        """The factors of the tasks at the present state."""
+        return self.likelihood.statistics(self.summary, self.likelihood.eta)
 
     def statistics(self) -> TaskStatistics:
         """The factors of the prior's weight vectors at the present state."""
-        return self.prior.reduce(self.likelihood.statistics(self.summary, self.likelihood.eta))
+        return self.prior.reduce(self.factors())
 
     def posterior(self) -> WeightPosterior:
-        """q(W) at the present state."""
+        """q(W) of the weight vectors at the present state."""
         return self.prior.condition(self.statistics(), self.prior.eta)
+
+    def folds(self) -> list[TaskStatistics]:
+        """See `TaskPrior.refresh`; at the present state."""
+        tasks = self.prior.expand(self.posterior())
+        parts = fold_statistics(self.likelihood, self.rows, tasks)
+        return [self.prior.reduce(part) for part in parts]
 
     def refresh(self, rows: Rows) -> None:
         """The same rows with other features."""
+        self.rows = rows
         self.summary = self.likelihood.refresh(self.summary, rows)
 
     def bound(self, posterior: WeightPosterior) -> Tensor:
         r"""$\log p(D, \eta)$, or its bound, at the state that gave `posterior`."""
-        hyperprior = [module.log_hyperprior(module.eta) for module in self._modules()]
-        return posterior.log_normaliser + sum(hyperprior)
+        return posterior.log_normaliser + self.log_hyperprior()
+
+    def log_hyperprior(self) -> Tensor:
+        r"""$\log p(\eta)$."""
+        parts = [module.log_hyperprior(module.eta) for module in self._modules()]
+        return torch.stack(parts).sum()
 
     def step(self) -> float:
         """One EM step; returns the bound before it."""
-        posterior = self.posterior()
+        factors = self.factors()
+        posterior = self.prior.condition(self.prior.reduce(factors), self.prior.eta)
         bound = float(self.bound(posterior))
         self.prior.update(posterior)
-        self.summary = self.likelihood.update(self.summary, self.prior.expand(posterior))
+        tasks = self.prior.expand(posterior, factors)
+        self.summary = self.likelihood.update(self.summary, tasks)
         return bound
 
     def cycle(self, before: float) -> list[float]:
@@ -227,12 +269,26 @@ class Ascent:
             for name, value in buffers.items():
                 module.register_buffer(name, value)
 
-    def settle(self) -> None:
-        """Keep the posterior and the read-outs of the present state."""
-        statistics = self.likelihood.statistics(self.summary, self.likelihood.eta)
-        posterior = self.prior.condition(self.prior.reduce(statistics), self.prior.eta)
-        self.prior.settle(statistics, self.prior.expand(posterior))
+    def settle(self) -> float:
+        """Keep the posterior of the best factors at these hyperparameters; returns its bound.
+
+        Of a mixture they are found only nearly, by the gradients of its components one by one. A
+        bound's own factors stay where these are no better, so that what is reported never falls.
+        """
+        factors, posterior = self.factors(), self.posterior()
+        bound = float(self.bound(posterior))
+        if not self.likelihood.exact:
+            given = partial(tasks_posterior, self.prior)
+            best = refine(given, self.likelihood, self.rows, factors)
+            refined = self.prior.condition(self.prior.reduce(best), self.prior.eta)
+            tasks = self.prior.expand(refined, best)
+            expected = elbo(self.likelihood, self.rows, tasks, best)
+            value = float(expected + self.log_hyperprior())
+            if value > bound:
+                factors, posterior, bound = best, refined, value
+        self.prior.settle(factors, self.prior.expand(posterior))
         self.family.set_posterior(posterior)
+        return bound
 
     def _modules(self) -> tuple[ProbabilisticModule, ProbabilisticModule]:
         return self.prior, self.likelihood
@@ -258,6 +314,13 @@ def quadratic(family: Family) -> QuadraticLikelihood[Any]:
             "or NUTS()."
         )
     return family.likelihood
+
+
+@torch.no_grad()
+def _refresh(ascents: Mapping[str, Ascent], count: int) -> bool:
+    """Whether a prior has another law now, see `TaskPrior.refresh`."""
+    changed = [a.prior.refresh(count, a.posterior(), a.folds) for a in ascents.values()]
+    return any(changed)
 
 
 def _train_backbone(

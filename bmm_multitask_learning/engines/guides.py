@@ -11,14 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..posterior import WeightPosterior
 from ..statistics import TaskStatistics
 
 if TYPE_CHECKING:
+    from ..family import Family
     from ..hyperparameters import Eta, ProbabilisticModule
-    from ..model import Family
+    from ..priors import TaskPrior
 
 # Standard deviation of q(η) in unconstrained space at the start.
 _INITIAL_SPREAD = 0.05
+# Pairs of draws for a divergence without closed form.
+_PAIRS = 4
 
 
 @final
@@ -69,14 +73,22 @@ class FamilyGuide(nn.Module):
         closed = family.prior.closed_form
         self.stand_in = None if closed else StandIn(family.prior.scatter, num_vectors)
 
-    def factors(self, law: Distribution, sites: TaskStatistics) -> TaskStatistics:
-        r"""What `condition` multiplies: the sites, and a stand-in for a prior without closed form.
+    def weights(
+        self, prior: TaskPrior, eta: Eta, sites: TaskStatistics
+    ) -> tuple[WeightPosterior, Tensor]:
+        r"""$q(W \mid \eta)$ and its divergence from $p(W \mid \eta)$, a scalar.
 
         Args:
-            law: $p(W \mid \eta)$.
+            prior: of the weights.
+            eta: its hyperparameters.
             sites: the likelihood's factors of the M weight vectors.
         """
-        return sites if self.stand_in is None else self.stand_in(law, sites)
+        if self.stand_in is None:
+            posterior = prior.condition(sites, eta)
+            return posterior, posterior.kl_to_prior(sites)
+        law = prior(eta)
+        posterior = prior.condition(self.stand_in(law, sites), eta)
+        return posterior, divergence(posterior, law)
 
 
 @final
@@ -124,3 +136,18 @@ class StandIn(nn.Module):
             mean = variance = torch.full_like(self.shift, torch.nan)
         usable = mean.isfinite() & variance.isfinite() & (variance > 0)
         return torch.where(usable, mean, 0.0), torch.where(usable, variance, self.variance)
+
+
+def divergence(posterior: WeightPosterior, law: Distribution) -> Tensor:
+    r"""$KL(q \| p)$: entropy in closed form, $E_q[\log p]$ from draws in pairs around the mean.
+
+    Args:
+        posterior: q(W), a single Gaussian for each weight vector, with triangular roots.
+        law: $p(W \mid \eta)$, event shape (M, O, D).
+    """
+    mean, root = posterior.means[:, 0], posterior.roots.own[:, 0]
+    noise = torch.randn(_PAIRS, *mean.shape, 1, dtype=mean.dtype, device=mean.device)
+    step = (root @ noise)[..., 0]
+    log_det = root.diagonal(dim1=-2, dim2=-1).abs().log().sum()
+    entropy = log_det + 0.5 * mean.numel() * (1 + math.log(2 * math.pi))
+    return -entropy - 0.5 * (law.log_prob(mean + step) + law.log_prob(mean - step)).mean()

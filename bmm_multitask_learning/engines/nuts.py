@@ -34,8 +34,9 @@ from .result import FitResult
 from .start import start_sites
 
 if TYPE_CHECKING:
+    from ..family import Family
     from ..hyperparameters import Eta
-    from ..model import Family, MultitaskModel
+    from ..model import MultitaskModel
 
 # Precision, in units of the prior's, at which a weight counts as known.
 _SHARPNESS = 1e10
@@ -85,6 +86,12 @@ class NUTS:
                 "NUTS samples hyperparameters and weights, not a backbone: freeze its parameters "
                 "(requires_grad_(False)) or use engine=SVI()."
             )
+        for family in model.families.values():
+            if not family.prior.generative:
+                raise TypeError(
+                    f"{type(family.prior).__name__} reads posteriors and is no law p(W | eta) "
+                    "p(eta) to sample from; use engine=CoordinateAscent() or SVI()."
+                )
         results = []
         for name, part in data.items():
             with torch.no_grad():
@@ -163,8 +170,7 @@ def _publish(family: Family, rows: Rows, draws: Eta) -> float:
         factors = torch.func.vmap(lambda one: vars(exact.statistics(summary, one)))(theta)
 
     def posterior_given(factor: dict[str, Tensor], one: Eta) -> dict[str, Tensor]:
-        posterior = prior.condition(prior.reduce(TaskStatistics(**factor)), one)
-        return {n: v for n, v in vars(posterior).items() if v is not None}
+        return prior.condition(prior.reduce(TaskStatistics(**factor)), one).tensors()
 
     stacked = torch.func.vmap(posterior_given)(factors, eta)
     family.set_posterior(_as_mixture(stacked))
@@ -200,15 +206,11 @@ def _as_mixture(stacked: dict[str, Tensor]) -> WeightPosterior:
     def merge(value: Tensor) -> Tensor:
         return value.movedim(0, 1).flatten(1, 2)
 
+    merged = {n: merge(stacked[n]) for n in ("log_weights", "means", "own", "common")}
+    merged["log_weights"] -= math.log(S)
+    merged["log_normaliser"] = stacked["log_normaliser"].mean()
     centres = {n: stacked[n].flatten(0, 1) for n in ("centre_mean", "centre_root") if n in stacked}
-    return WeightPosterior(
-        log_weights=merge(stacked["log_weights"]) - math.log(S),
-        means=merge(stacked["means"]),
-        roots=merge(stacked["roots"]),
-        commons=merge(stacked["commons"]),
-        log_normaliser=stacked["log_normaliser"].mean(),
-        **centres,
-    )
+    return WeightPosterior.from_tensors(merged | centres)
 
 
 def _centre(draws: Eta, transforms: dict[str, Transform]) -> Eta:

@@ -22,7 +22,7 @@ class FitResult:
         bound: what the engine ascended, in nats: $\log p(D, \hat\eta)$ or a lower bound on it
             (`CoordinateAscent`), the ELBO (`SVI`), the mean log joint density (`NUTS`).
         converged: whether the engine's own criterion was met.
-        history: the bound after each iteration.
+        history: the bound after each iteration, and last of what was kept.
         engine: name of the engine, and why it was taken where `fit` chose.
         seconds: wall-clock time.
     """

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..likelihoods import QuadraticLikelihood, Rows
-from ..sites import blend, first_factor, latent_moments, local_factor
+from ..posterior import WeightPosterior
+from ..sites import blend, first_factor, fold_statistics, latent_moments, local_factor
 from ..statistics import TaskStatistics
 from .coordinate_ascent import CoordinateAscent
 
 if TYPE_CHECKING:
-    from ..model import Family
+    from ..family import Family
 
 _ROUNDS = 10
 
@@ -35,11 +37,22 @@ def _laplace_start(family: Family, rows: Rows, generator: torch.Generator) -> Ta
     likelihood.initialise(rows)
     sites = first_factor(likelihood, rows, likelihood.eta)
     prior.initialise(prior.reduce(sites), generator, 0)
-    for _ in range(_ROUNDS):
-        posterior = prior.condition(prior.reduce(sites), prior.eta)
-        if prior.closed_form:
-            prior.update(posterior)
-        moments = latent_moments(prior.expand(posterior), rows)
-        new = local_factor(likelihood, rows, *moments, likelihood.eta)
-        sites = blend(sites, new, 0.5)
-    return sites
+    count = 0
+    while True:
+        for _ in range(_ROUNDS):
+            posterior = prior.condition(prior.reduce(sites), prior.eta)
+            if prior.closed_form:
+                prior.update(posterior)
+            moments = latent_moments(prior.expand(posterior), rows)
+            new = local_factor(likelihood, rows, *moments, likelihood.eta)
+            sites = blend(sites, new, 0.5)
+        tasks = prior.expand(posterior)
+        if not prior.refresh(count, posterior, partial(_folds, family, rows, tasks)):
+            return sites
+        count += 1
+
+
+def _folds(family: Family, rows: Rows, tasks: WeightPosterior) -> list[TaskStatistics]:
+    """See `TaskPrior.refresh`."""
+    parts = fold_statistics(family.likelihood, rows, tasks)
+    return [family.prior.reduce(part) for part in parts]

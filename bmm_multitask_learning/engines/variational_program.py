@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast, final
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.contrib.autoname import scope
-from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from ..data import TaskData
-from ..distributions import PosteriorGaussian
-from ..likelihoods import Likelihood, QuadraticLikelihood, Rows
+from ..likelihoods import QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
-from ..sites import blend, expected_log_prob, latent_moments, local_factor
+from ..sites import blend, expected_log_prob, latent_moments, local_factor, refine
 from ..statistics import TaskStatistics
 from .guides import FamilyGuide
 
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 Moments = tuple[Tensor, Tensor, Tensor]
 
 _FINAL_PARTICLES = 16
-_FINAL_ROUNDS = 5
 
 
 @final
@@ -52,10 +48,8 @@ class VariationalProgram:
         self.exact = all(family.likelihood.exact for family in model.families.values())
         self.batch: dict[str, Rows] = {}
         self._last: dict[str, TaskData] = {}
-        self._summaries: dict[str, tuple[Rows, Any]] = {}
-        self._posterior: dict[str, WeightPosterior] = {}
+        self._summaries: dict[str, Any] = {}
         self._theta: dict[str, Eta] = {}
-        self._law: dict[str, TorchDistribution] = {}
         self._moments: dict[str, Moments] = {}
         trained = (p.requires_grad for p in model.backbone.parameters())
         self.fixed_features = not any(trained)
@@ -77,62 +71,60 @@ class VariationalProgram:
             # all rows come again at every step: their layout by task stays
             again = part is self._last.get(name)
             blocks = self.batch[name].blocks if again else None
-            self.batch[name] = Rows.from_targets(
+            rows = self.batch[name] = Rows.from_targets(
                 piece, part.y, part.weight, part.task, part.num_tasks, blocks
             )
+            likelihood = self.network[name].likelihood
+            if isinstance(likelihood, QuadraticLikelihood) and likelihood.exact:
+                self._summaries[name] = likelihood.summarise(rows)
         self._last = dict(batch)
 
     def guide(self) -> None:
-        r"""$q(\eta)\, q(W \mid \eta)$."""
-        for name, family in self.network.families.items():
+        r"""$q(\eta)$; $q(W \mid \eta)$ is integrated out of the bound in `model`."""
+        for name, guide in self.guides.items():
             with scope(prefix=name):
-                guide, prior = self.guides[name], family.prior
-                eta = guide.prior()
-                self._theta[name] = guide.likelihood()
-                # the model's law at the same η, so built once
-                law = self._law[name] = prior(eta)
-                factors = guide.factors(law, prior.reduce(self.sites[name]))
-                posterior = prior.condition(factors, eta)
-                q = PosteriorGaussian(
-                    posterior,
-                    factors,
-                    law if prior.closed_form else _unit(factors.b),
-                    conditional=prior.closed_form,
-                )
-                pyro.sample("weights", q)
-                self._posterior[name] = posterior
+                guide.prior()
+                guide.likelihood()
 
     def model(self) -> None:
-        """`MultitaskModel.model`, its likelihood replaced by its expectation under the guide."""
+        r"""`MultitaskModel.model` with W integrated out under $q(W \mid \eta)$.
+
+        $$\log p(\eta) - KL\big(q(W \mid \eta) \,\|\, p(W \mid \eta)\big)
+          + E_q[\log p(y \mid W)]$$
+        """
         for name, family in self.network.families.items():
             with scope(prefix=name):
-                family.prior.hyperprior()
-                family.likelihood.hyperprior()
-                pyro.sample("weights", self._law[name])
-                rows = self.batch[name]
-                moments = latent_moments(family.prior.expand(self._posterior[name]), rows)
-                self._moments[name] = moments
-                value = expected_log_prob(family.likelihood, rows, *moments, self._theta[name])
-                pyro.factor("targets", value.sum())
+                eta = family.prior.hyperprior()
+                theta = self._theta[name] = family.likelihood.hyperprior()
+                sites = family.prior.reduce(self.sites[name])
+                posterior, divergence = self.guides[name].weights(family.prior, eta, sites)
+                pyro.factor("weights", -divergence)
+                pyro.factor("targets", self._expected_log_likelihood(name, posterior, theta))
+
+    def _expected_log_likelihood(
+        self, name: str, posterior: WeightPosterior, theta: Eta
+    ) -> Tensor:
+        """On statistics where the likelihood is a Gaussian factor, else row by row."""
+        family, rows = self.network[name], self.batch[name]
+        if name in self._summaries:
+            factor = family.prior.reduce(self._factor(name, theta))
+            return posterior.expected_log_factor(factor, posterior.trace(factor)).sum()
+        moments = self._moments[name] = latent_moments(family.prior.expand(posterior), rows)
+        return expected_log_prob(family.likelihood, rows, *moments, theta).sum()
 
     def move_sites(self, rate: float) -> None:
         """Natural-gradient step of the factors towards what the last batch saw."""
         with torch.no_grad():
-            for name, family in self.network.families.items():
+            for name in self.sites:
                 theta = {n: value.detach() for n, value in self._theta[name].items()}
-                new = self._factor(name, family.likelihood, self._moments[name], theta)
-                self.sites[name] = blend(self.sites[name], new, rate)
+                self.sites[name] = blend(self.sites[name], self._factor(name, theta), rate)
 
-    def _factor(
-        self, name: str, likelihood: Likelihood, moments: Moments, theta: Eta
-    ) -> TaskStatistics:
-        """The factor of the last batch; sums over its rows are kept while it stays the same."""
-        rows = self.batch[name]
-        if not (isinstance(likelihood, QuadraticLikelihood) and likelihood.exact):
-            return local_factor(likelihood, rows, *moments, theta)
-        if name not in self._summaries or self._summaries[name][0] is not rows:
-            self._summaries[name] = (rows, likelihood.summarise(rows))
-        return likelihood.statistics(self._summaries[name][1], theta)
+    def _factor(self, name: str, theta: Eta) -> TaskStatistics:
+        """The factor of the last batch, at the moments that the bound saw."""
+        likelihood = self.network[name].likelihood
+        if isinstance(likelihood, QuadraticLikelihood) and name in self._summaries:
+            return likelihood.statistics(self._summaries[name], theta)
+        return local_factor(likelihood, self.batch[name], *self._moments[name], theta)
 
     # ---- optimisation -------------------------------------------------------------------------
 
@@ -188,23 +180,27 @@ class VariationalProgram:
                 guide, prior = self.guides[name], family.prior
                 prior.set_eta(guide.prior.median())
                 family.likelihood.set_eta(guide.likelihood.median())
-                factors = guide.factors(prior(prior.eta), prior.reduce(self.sites[name]))
-                posterior = prior.condition(factors, prior.eta)
+                sites = prior.reduce(self.sites[name])
+                posterior, _ = guide.weights(prior, prior.eta, sites)
                 prior.settle(self.sites[name], prior.expand(posterior))
                 family.set_posterior(posterior)
+
+    def _posterior_given(self, name: str, sites: TaskStatistics) -> WeightPosterior:
+        """The tasks' posterior at the centre of the guide."""
+        prior = self.network.families[name].prior
+        posterior, _ = self.guides[name].weights(prior, prior.eta, prior.reduce(sites))
+        return prior.expand(posterior)
 
     def settle(self, data: Mapping[str, TaskData]) -> float:
         """Publish with factors of all rows at the centre; returns the bound on all rows."""
         self.publish()
         with torch.no_grad(), pyro.validation_enabled(is_validate=False):
             self.load(data)
-            for _ in range(1 if self.exact else _FINAL_ROUNDS):
-                for name, family in self.network.families.items():
-                    moments = latent_moments(family.weights, self.batch[name])
-                    likelihood = family.likelihood
-                    new = self._factor(name, likelihood, moments, likelihood.eta)
-                    self.sites[name] = blend(self.sites[name], new, 1.0 if self.exact else 0.5)
-                self.publish()
+            for name, family in self.network.families.items():
+                condition = functools.partial(self._posterior_given, name)
+                rows = self.batch[name]
+                self.sites[name] = refine(condition, family.likelihood, rows, self.sites[name])
+            self.publish()
             elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
             return -float(elbo.loss(self.model, self.guide))
 
@@ -223,8 +219,3 @@ class VariationalProgram:
             "standardised inputs and targets, or weight_decay for the backbone; see the "
             "troubleshooting page."
         )
-
-
-def _unit(like: Tensor) -> Distribution:
-    """The unit Gaussian that stands for a prior without closed form in its guide."""
-    return dist.Normal(torch.zeros_like(like), torch.ones_like(like)).to_event(3)

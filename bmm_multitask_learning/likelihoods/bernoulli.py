@@ -39,9 +39,11 @@ def logistic_constant(xi: Tensor) -> Tensor:
 class Bernoulli(QuadraticLikelihood[TiltedRows]):
     r"""$p(y_n = 1) = \sigma(f_n)$, the logistic function; several targets are independent labels.
 
-    The closed-form engine uses, with $\omega = E[PG(1, \xi)]$ and $\xi_n^2 = E[f_n^2]$,
+    The closed-form engine finds the hyperparameters by the bound, with $\omega = E[PG(1, \xi)]$
+    and $\xi_n^2 = E[f_n^2]$,
     $$\log\sigma((2y-1)f) \ge (y - \tfrac12) f - \tfrac12 \omega f^2 + \log\sigma(\xi)
-      - \tfrac\xi2 + \tfrac12\omega\xi^2.$$
+      - \tfrac\xi2 + \tfrac12\omega\xi^2,$$
+    and then the weights' posterior by the best Gaussian factors (`sites.refine`).
 
     References:
         Polson, Scott and Windle, Bayesian inference for logistic models using Pólya-Gamma latent
@@ -83,9 +85,12 @@ class Bernoulli(QuadraticLikelihood[TiltedRows]):
     def statistics(self, summary: TiltedRows, theta: Eta) -> TaskStatistics:
         rows, xi = summary.rows, summary.xi
         # A = Σ ω φφᵀ,  b = Σ (y − ½) φ
+        A, b = rows.blocks.moments(
+            rows.phi, rows.weight * polya_gamma_mean(xi), rows.weight * (rows.y - 0.5)
+        )
         return TaskStatistics(
-            A=rows.blocks.gram(rows.phi, rows.weight * polya_gamma_mean(xi)),
-            b=rows.blocks.project(rows.phi, rows.weight * (rows.y - 0.5)),
+            A=A,
+            b=b,
             c=task_sum(rows.weight * logistic_constant(xi), rows.task, rows.num_tasks),
             rows=task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks),
         )

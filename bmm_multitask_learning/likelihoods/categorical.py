@@ -34,10 +34,12 @@ class TiltedClasses:
 class Categorical(QuadraticLikelihood[TiltedClasses]):
     r"""$p(y_n = c) \propto e^{f_{nc}}$, one latent and one weight vector a class.
 
-    The closed-form engine uses Bouchard's bound with the Pólya-Gamma bound of each term,
+    The closed-form engine finds the hyperparameters by Bouchard's bound with the Pólya-Gamma bound
+    of each term,
     $$\log \sum_c e^{f_c} \le \alpha + \sum_c \log(1 + e^{f_c - \alpha}),$$
     which leaves the classes' weights independent given the hyperparameters. The bound is loose for
-    uncertain latents: compare its value only with that of models of the same likelihood.
+    uncertain latents, so that the weights' posterior is then found by the best Gaussian factors
+    (`sites.refine`), as independent.
 
     Args:
         num_classes: O, at least 2. Targets are 0 .. O-1.
@@ -107,9 +109,10 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         linear = summary.one_hot - 0.5 + omega * alpha
         constant = logistic_constant(xi) + 0.5 * alpha - 0.5 * omega * alpha.square()
         constant = constant - alpha / self.num_classes
+        A, b = rows.blocks.moments(rows.phi, rows.weight * omega, rows.weight * linear)
         return TaskStatistics(
-            A=rows.blocks.gram(rows.phi, rows.weight * omega),
-            b=rows.blocks.project(rows.phi, rows.weight * linear),
+            A=A,
+            b=b,
             c=task_sum(rows.weight * constant, rows.task, rows.num_tasks),
             rows=task_sum(rows.weight[:, 0], rows.task, rows.num_tasks),
         )

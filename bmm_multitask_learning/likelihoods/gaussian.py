@@ -33,6 +33,14 @@ class Moments:
     count: Tensor
 
 
+def _common_weight(weight: Tensor) -> Tensor | None:
+    """None where every weight (N, T) is 1, (N, 1) where all targets share theirs: one ΦᵀΦ then."""
+    if bool((weight == 1).all()):
+        return None
+    shared = weight[:, :1]
+    return shared if bool((weight == shared).all()) else weight
+
+
 @final
 class Gaussian(QuadraticLikelihood[Moments]):
     r"""$y_n \sim N(f_n, \sigma^2)$ with $\sigma^2$ inferred.
@@ -107,17 +115,11 @@ class Gaussian(QuadraticLikelihood[Moments]):
         self.set_eta(theta)
 
     def summarise(self, rows: Rows) -> Moments:
-        blocks = rows.blocks
-        shared = rows.weight[:, :1]
-        same = bool((rows.weight == shared).all())  # one ΦᵀΦ for all outputs
         weighted = rows.weight * rows.y
-        factor = TaskStatistics(
-            A=blocks.gram(rows.phi, shared if same else rows.weight),
-            b=blocks.project(rows.phi, weighted),
-            c=-0.5 * task_sum(weighted * rows.y, rows.task, rows.num_tasks),
-            rows=task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks),
-        )
-        return Moments(factor, task_sum(rows.weight, rows.task, rows.num_tasks))
+        A, b = rows.blocks.moments(rows.phi, _common_weight(rows.weight), weighted)
+        c = -0.5 * task_sum(weighted * rows.y, rows.task, rows.num_tasks)
+        count = task_sum(rows.weight, rows.task, rows.num_tasks)
+        return Moments(TaskStatistics(A, b, c, count.mean(-1)), count)
 
     def refresh(self, summary: Moments, rows: Rows) -> Moments:
         return self.summarise(rows)
@@ -141,7 +143,8 @@ class Gaussian(QuadraticLikelihood[Moments]):
 
     def update(self, summary: Moments, posterior: WeightPosterior) -> Moments:
         # E‖y_k − Φ_k w_k‖² = −2 E[ bᵀw − ½ wᵀAw − ½ yᵀy ] at unit noise
-        residual = -2 * posterior.expected_log_factor(summary.factor)
+        trace = posterior.own_trace() / self._precision(self.eta)
+        residual = -2 * posterior.expected_log_factor(summary.factor, trace)
         if self.noise == "shared":
             # σ² = ( ψ + Σ_k E‖y_k − Φ_k w_k‖² ) / ( 1 + Σ_k n_k )
             level = (1 + summary.count.sum(0)) / (self.noise_scatter + residual.sum(0))

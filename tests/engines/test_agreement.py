@@ -18,6 +18,7 @@ from bmm_multitask_learning import (
     NUTS,
     SVI,
     Bernoulli,
+    Categorical,
     CoordinateAscent,
     Gaussian,
     MultitaskModel,
@@ -28,10 +29,13 @@ from bmm_multitask_learning import (
     fit,
 )
 from bmm_multitask_learning.engines.coordinate_ascent import Ascent
+from bmm_multitask_learning.engines.program import family_program
 from bmm_multitask_learning.engines.variational_program import VariationalProgram
+from bmm_multitask_learning.likelihoods import QuadraticLikelihood
 from bmm_multitask_learning.statistics import TaskStatistics
 
-from ..cases import PRIORS, built_model, make_data
+from ..cases import LIKELIHOODS, PRIORS, built_model, make_data
+from ..posterior_gaussian import PosteriorGaussian
 
 ROWS = (17, 12, 21)
 GAUSSIAN_POSTERIOR = [name for name in PRIORS if not name.startswith("clusters")]
@@ -83,24 +87,28 @@ class Fixed:
             return prior.expand(prior.condition(sites, prior.eta))
 
     def closed_form(self, steps):
-        """Posterior and bound of the closed form at the same hyperparameters."""
+        """Posterior and bound of the closed form at the same hyperparameters.
+
+        Local parameters take `steps` steps up their bound, then the best factors their place.
+        """
         with torch.no_grad():
             ascent = Ascent(self.family, self.rows["tasks"])
-            for _ in range(steps):
-                posterior = ascent.posterior()
-                if not self.family.likelihood.exact:
-                    ascent.summary = self.family.likelihood.update(
-                        ascent.summary, self.family.prior.expand(posterior)
-                    )
-        return self.family.prior.expand(posterior), float(posterior.log_normaliser)
+            for _ in range(0 if self.family.likelihood.exact else steps):
+                factors = ascent.factors()
+                posterior = self.family.prior.expand(ascent.posterior(), factors)
+                ascent.summary = self.family.likelihood.update(ascent.summary, posterior)
+            bound = ascent.settle()
+        return self.family.weights, bound - self.hyperprior()
 
     def nuts(self, num_samples, warmup_steps):
         """Draws of the tasks' weights (S, K, O, D) from the generative program, by Pyro's NUTS."""
-        kernel = PyroNUTS(self.given(self.model.model), max_tree_depth=6)
+        rows = self.rows["tasks"]  # laid out once, not at every step
+        program = self.given(lambda: family_program(self.family, "tasks", rows))
+        kernel = PyroNUTS(program, max_tree_depth=6)
         mcmc = MCMC(kernel, num_samples, warmup_steps, disable_progbar=True)
         with torch.random.fork_rng(), pyro.validation_enabled(False):
             torch.manual_seed(0)
-            mcmc.run(self.rows)
+            mcmc.run()
         effective = mcmc.diagnostics()["tasks/weights"]["n_eff"].min()
         return mcmc.get_samples()["tasks/weights"], float(effective)
 
@@ -124,24 +132,38 @@ def test_svi_finds_the_exact_posterior_of_gaussian_noise(prior_name, noise):
     assert case.bound() == pytest.approx(evidence, rel=1e-9)
 
 
-@pytest.mark.parametrize("prior_name", GAUSSIAN_POSTERIOR)
-def test_svi_of_bernoulli_is_near_the_closed_form(prior_name):
-    """At the hyperparameters that the closed form finds: half a nat, .1 posterior sd, 12 % of it.
+@pytest.mark.parametrize("kind", ["bernoulli", "categorical"])
+@pytest.mark.parametrize("prior_name", PRIORS)
+def test_svi_of_classes_is_the_closed_form(prior_name, kind):
+    """At the hyperparameters that the closed form finds: .05 posterior sd, 1 % of it, .01 nats.
 
-    Not the .05 sd that Gaussian noise keeps with ease: the tangent bound pulls means towards zero
-    (.06 to .09 sd here) and makes sds 8 to 10 % smaller, which is its own bias; SVI's factor is
-    held against NUTS below.
+    Measured: .0004 sd for two classes; for four .04, where plain rounds are slow to arrive.
     """
-    data = make_data("bernoulli", rows=(40, 30, 50), num_features=2)
-    model = MultitaskModel(PRIORS[prior_name](), Bernoulli())
-    fit(model, data, engine=CoordinateAscent(), progress=False)
+    data = make_data(kind, rows=(40, 30, 50), num_features=2)
+    model = MultitaskModel(PRIORS[prior_name](), LIKELIHOODS[kind]())
+    result = fit(model, data, engine=CoordinateAscent(max_iter=30), progress=False)
+    closed = model.weights
     case = Fixed(model, data)
-    found = case.converge(40)
-    closed, bound = case.closed_form(200)
-    assert bound - 1e-6 <= case.bound() <= bound + 0.5
-    assert ((found.mean - closed.mean) / closed.std).abs().max() < 0.1
-    assert (found.std / closed.std - 1).abs().max() < 0.12
-    assert (found.std > closed.std).all()
+    found = case.converge(80)
+    assert result.bound - case.hyperprior() == pytest.approx(case.bound(), abs=0.01)
+    assert ((found.mean - closed.mean) / closed.std).abs().max() < 0.05
+    assert (found.std / closed.std - 1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "categorical"])
+@pytest.mark.parametrize("prior_name", GAUSSIAN_POSTERIOR)
+def test_the_best_factors_leave_the_tangent_bounds_bias(prior_name, kind):
+    """Its own posterior is narrower, by 1 to 9 % for two classes, and its value lower."""
+    data = make_data(kind, rows=(40, 30, 50), num_features=2)
+    model = MultitaskModel(PRIORS[prior_name](), LIKELIHOODS[kind]())
+    result = fit(model, data, engine=CoordinateAscent(max_iter=30), progress=False)
+    with torch.no_grad():
+        ascent = Ascent(model.family(), model.rows("tasks", data))
+        for _ in range(100):
+            tangent = model.prior.expand(ascent.posterior(), ascent.factors())
+            ascent.summary = model.likelihood.update(ascent.summary, tangent)
+    assert (tangent.std / model.weights.std).max() < 0.99
+    assert float(ascent.bound(tangent)) < result.bound - 0.05
 
 
 @pytest.mark.parametrize("prior_name", PRIORS)
@@ -186,10 +208,14 @@ def test_pyros_own_elbo_is_the_evidence_under_the_exact_posterior(prior_name):
 
 def generative_elbo(case, num_particles, seed=0):
     elbo = Trace_ELBO(num_particles=num_particles)
-    model = case.given(lambda: case.model.model(case.rows))
+    model = case.given(lambda: case.model.model(case.data))
+    prior = case.family.prior
+    sites = prior.reduce(case.program.sites["tasks"])
+    posterior = prior.condition(sites, prior.eta)
+    q = PosteriorGaussian(posterior, sites, prior(prior.eta))
     with torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng():
         torch.manual_seed(seed)
-        loss = elbo.loss(model, case.given(case.program.guide))
+        loss = elbo.loss(model, lambda: pyro.sample("tasks/weights", q))
     return -loss - case.hyperprior()
 
 
@@ -214,6 +240,7 @@ def test_expected_log_likelihood_is_what_sampling_gives(kind, likelihood):
         ("shared-full", "gaussian", Gaussian()),
         ("shared-full", "bernoulli", Bernoulli()),
         pytest.param("pooled", "bernoulli", Bernoulli(), marks=pytest.mark.slow),
+        pytest.param("shared-full", "categorical", Categorical(4), marks=pytest.mark.slow),
         pytest.param("independent", "gaussian", Gaussian("task"), marks=pytest.mark.slow),
         pytest.param("shared-diagonal", "gaussian", StudentT(), marks=pytest.mark.slow),
         pytest.param("shared-isotropic", "count", Poisson(), marks=pytest.mark.slow),
@@ -221,18 +248,22 @@ def test_expected_log_likelihood_is_what_sampling_gives(kind, likelihood):
         pytest.param("clusters-gating", "gaussian", Gaussian(), marks=pytest.mark.slow),
     ],
 )
-def test_svi_lies_within_monte_carlo_error_of_nuts(prior_name, kind, likelihood):
+def test_svi_and_the_closed_form_lie_within_monte_carlo_error_of_nuts(
+    prior_name, kind, likelihood
+):
     case = fixed(prior_name, likelihood, "bernoulli" if kind == "count" else kind)
-    found = case.converge(30)
+    found = [case.converge(80)]
+    if isinstance(likelihood, QuadraticLikelihood):
+        found.append(case.closed_form(100)[0])
     draws, effective = case.nuts(400, 100)
-    draws = draws.expand(-1, 3, -1, -1)[:, :, 0]
+    draws = draws.expand(-1, 3, -1, -1)
     # 5 standard errors; .06 sd for what a Gaussian cannot say of a skewed posterior
     slack = 0.0 if case.family.likelihood.exact else 0.06
     assert effective > 50
-    difference = (draws.mean(0) - found.mean) / found.std
-    assert difference.abs().max() < 5 / effective**0.5 + slack
-    ratio = draws.std(0) / found.std
-    assert (ratio.log()).abs().max() < 5 / (2 * effective) ** 0.5 + 2 * slack
+    for posterior in found:
+        mean, std = (v.view(draws.shape[1:]) for v in (posterior.mean, posterior.std))
+        assert ((draws.mean(0) - mean) / std).abs().max() < 5 / effective**0.5 + slack
+        assert (draws.std(0) / std).log().abs().max() < 5 / (2 * effective) ** 0.5 + 2 * slack
 
 
 def test_draws_of_a_task_depend_on_other_tasks_in_nuts_as_in_the_closed_form():
@@ -245,8 +276,8 @@ def test_draws_of_a_task_depend_on_other_tasks_in_nuts_as_in_the_closed_form():
     exact, _ = case.closed_form(1)
     draws, effective = case.nuts(500, 100)
     found = np.corrcoef(draws[:, :, 0, 0].T.numpy())
-    common = exact.commons[:, 0, 0, 0]
-    covariance = common @ common.mT + torch.diag_embed(exact.roots.square().sum((1, 2, 3, 4)))
+    common = exact.roots.common[:, 0, 0, 0]
+    covariance = common @ common.mT + torch.diag_embed(exact.roots.own.square().sum((1, 2, 3, 4)))
     expected = (covariance / (exact.std * exact.std.T)).numpy()
     assert expected[0, 1] > 0.02
     np.testing.assert_allclose(found, expected, atol=5 / effective**0.5)

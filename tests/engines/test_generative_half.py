@@ -9,8 +9,20 @@ import pytest
 import torch
 from scipy import stats
 
-from bmm_multitask_learning import SVI, CoordinateAscent, MultitaskModel, TaskData, TaskPrior, fit
+from bmm_multitask_learning import (
+    SVI,
+    CoordinateAscent,
+    Gaussian,
+    MultitaskModel,
+    TaskData,
+    TaskPrior,
+    fit,
+)
+from bmm_multitask_learning.engines.guides import divergence
 from bmm_multitask_learning.posterior import WeightPosterior
+from bmm_multitask_learning.roots import Roots
+
+from ..cases import built_model
 
 SCALE, SPREAD = 0.1, 0.05
 
@@ -47,8 +59,7 @@ class Fixed(TaskPrior):
         return WeightPosterior(
             log_weights=means.new_zeros(num_tasks, 1),
             means=means,
-            roots=root.expand(*means.shape, -1),
-            commons=means.new_zeros(*means.shape, 0),
+            roots=Roots.independent(root.expand(*means.shape, -1)),
             log_normaliser=means.new_zeros(()),
         )
 
@@ -98,6 +109,29 @@ def test_heavy_tails_leave_an_outlier_alone():
         # the best Gaussian is not the posterior: its mean is off by a share of the deviation
         assert abs(float(model.weights.mean[k, 0]) - mean) < 0.35 * std
         assert 0.6 * std < float(model.weights.std[k, 0]) < 1.4 * std
+
+
+def test_divergence_by_draws_is_exact_on_average():
+    """8 draws in 4 pairs, 400 times; a Gaussian law has the closed form."""
+    data = rows(np.random.default_rng(3).standard_normal((5, 2)), 4)
+    model = built_model(Fixed(), Gaussian(), data)
+    summary = model.likelihood.summarise(model.rows("tasks", data))
+    posterior = model.prior.condition(
+        model.likelihood.statistics(summary, model.likelihood.eta), model.prior.eta
+    )
+    mean, root = posterior.means[:, 0], posterior.roots.own[:, 0]
+    q = torch.distributions.MultivariateNormal(mean, root @ root.mT)
+    scale = torch.tensor(0.7).double()
+    p = torch.distributions.MultivariateNormal(
+        torch.zeros_like(mean), scale**2 * torch.eye(2).double()
+    )
+    exact = float(torch.distributions.kl_divergence(q, p).sum())
+    law = model.prior({"scale": scale})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        values = np.array([float(divergence(posterior, law)) for _ in range(400)])
+    assert values.std() > 0
+    assert abs(values.mean() - exact) < 5 * values.std() / 20
 
 
 def test_the_closed_form_refuses():

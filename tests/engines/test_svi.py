@@ -28,6 +28,7 @@ from bmm_multitask_learning.backbones import MLP
 from bmm_multitask_learning.engines import NonFiniteBoundError
 from bmm_multitask_learning.engines.start import start_sites
 from bmm_multitask_learning.engines.variational_program import VariationalProgram
+from bmm_multitask_learning.sites import expected_log_prob, latent_moments
 
 from ..cases import LIKELIHOODS, PRIORS, make_data
 
@@ -80,6 +81,36 @@ def test_minibatch_bound_is_unbiased(prior_name, likelihood_name, batch_size):
     assert np.dot(values, shares) == pytest.approx(bound(data), rel=1e-10)
     if len(batches) > 1:
         assert np.std(values) > 0.1
+
+
+@pytest.mark.parametrize("prior_name", ["pooled", "shared-full", "clusters-full"])
+@pytest.mark.parametrize("likelihood_name", ["gaussian", "gaussian-task"])
+def test_statistics_stand_for_rows_in_the_bound(prior_name, likelihood_name):
+    """Value, and gradient with respect to the backbone, are those of E_q[log p(y)] row by row."""
+    data = make_data(rows=(7, 2, 11, 5), num_features=3, outputs=2)
+    y = data.y.clone()
+    y[3, 1] = y[8, 0] = torch.nan
+    data = TaskData(data.x, y, data.task, weight=torch.linspace(0.5, 2.0, 25).double())
+    backbone = nn.Linear(3, 6).double()
+    model = MultitaskModel(PRIORS[prior_name](), LIKELIHOODS[likelihood_name](), backbone=backbone)
+    model.build(data)
+    family, generator = model.family(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        sites = start_sites(family, model.rows("tasks", data), generator, progress=False)
+    program = VariationalProgram(model, {"tasks": data}, {"tasks": sites})
+    program.load({"tasks": data})
+    theta = {n: 1.5 * value for n, value in family.likelihood.eta.items()}
+    by_statistics = program._expected_log_likelihood("tasks", family.posterior, theta)
+    rows = program.batch["tasks"]
+    moments = latent_moments(family.weights, rows)
+    by_row = expected_log_prob(family.likelihood, rows, *moments, theta).sum()
+    torch.testing.assert_close(by_statistics, by_row, rtol=1e-10, atol=0.0)
+    found, expected = (
+        torch.autograd.grad(value, backbone.weight, retain_graph=True)[0]
+        for value in (by_statistics, by_row)
+    )
+    assert float(expected.abs().max()) > 1
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
 
 
 def test_minibatches_lead_where_all_rows_lead():
@@ -340,5 +371,4 @@ def test_conditioning_in_the_guide_sees_every_site_once():
         "tasks/precision",
         "tasks/level",
         "tasks/noise_level",
-        "tasks/weights",
     }
