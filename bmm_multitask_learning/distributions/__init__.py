@@ -1,19 +1,25 @@
 """Distributions that torch and Pyro lack."""
 
 from .affine import Affine
+from .brownian_tree import BrownianTree
 from .cumulative import PoissonWithCdf, StudentTWithCdf
 from .exchangeable_gaussian import ExchangeableGaussian
 from .gaussian_mixture import GaussianMixture
-from .posterior_gaussian import PosteriorGaussian
+from .generalized_inverse_gaussian import GeneralizedInverseGaussian
+from .matrix_normal import MatrixNormal
+from .spherical_cauchy import SphericalCauchy
 from .wishart import LogCholeskyTransform, Wishart, positive_definite_matrix
 
 __all__ = [
     "Affine",
+    "BrownianTree",
     "ExchangeableGaussian",
     "GaussianMixture",
+    "GeneralizedInverseGaussian",
     "LogCholeskyTransform",
+    "MatrixNormal",
     "PoissonWithCdf",
-    "PosteriorGaussian",
+    "SphericalCauchy",
     "StudentTWithCdf",
     "Wishart",
     "positive_definite_matrix",

@@ -1,8 +1,22 @@
 """Priors over task weights: three references and the methods."""
 
+from .latent_hierarchy import LatentHierarchy
 from .ridge import IndependentTasks, PooledTasks
 from .shared_gaussian import SharedGaussian
+from .sparse_bayesian import SparseBayesian
 from .task_clustering import TaskClustering
+from .task_covariance import TaskCovariance
 from .task_prior import TaskPrior
+from .variational_weighting import VariationalWeighting
 
-__all__ = ["IndependentTasks", "PooledTasks", "SharedGaussian", "TaskClustering", "TaskPrior"]
+__all__ = [
+    "IndependentTasks",
+    "LatentHierarchy",
+    "PooledTasks",
+    "SharedGaussian",
+    "SparseBayesian",
+    "TaskClustering",
+    "TaskCovariance",
+    "TaskPrior",
+    "VariationalWeighting",
+]

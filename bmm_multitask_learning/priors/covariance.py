@@ -39,6 +39,9 @@ class Covariance(Protocol):
     def outer(self, root: Tensor) -> Tensor:
         r"""$\sum \text{root}\,\text{root}^\top$ over the first axis, as far as needed."""
 
+    def part(self, matrix: Tensor) -> Tensor:
+        """What `outer` keeps of a symmetric matrix."""
+
     def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
         r"""A step that does not lower $p(\eta \mid S)$, for S from `outer` of `count` tasks."""
 
@@ -49,7 +52,7 @@ class Covariance(Protocol):
 def _sample_level(scatter: Tensor) -> Tensor:
     r"""$\ell \sim \mathrm{Gamma}(1 + D/2, D/2)$: worth the D weights of one task."""
     half = torch.full_like(scatter[..., 0], 0.5 * scatter.shape[-1])
-    return pyro.sample("level", _joint(dist.Gamma(1 + half, half)))
+    return pyro.sample("level", joint(dist.Gamma(1 + half, half)))
 
 
 def _level(total: Tensor, count: Tensor, num_features: int) -> Tensor:
@@ -57,7 +60,7 @@ def _level(total: Tensor, count: Tensor, num_features: int) -> Tensor:
     return num_features * (1 + count) / (num_features + total)
 
 
-def _joint(law: TorchDistribution) -> TorchDistribution:
+def joint(law: TorchDistribution) -> TorchDistribution:
     """All of a batch as one event: sites of a prior are sampled whole."""
     return law.to_event(len(law.batch_shape))
 
@@ -76,7 +79,7 @@ class FullCovariance:
     def hyperprior(self, scatter: Tensor) -> Eta:
         df = scatter.new_full(scatter.shape[:-1], scatter.shape[-1] + 2.0)
         return {
-            "precision": pyro.sample("precision", _joint(Wishart(df, scatter))),
+            "precision": pyro.sample("precision", joint(Wishart(df, scatter))),
             "level": _sample_level(scatter),
         }
 
@@ -96,6 +99,9 @@ class FullCovariance:
     def outer(self, root: Tensor) -> Tensor:
         columns = root.movedim(0, -2).flatten(-2)  # (..., D, K R)
         return columns @ columns.mT
+
+    def part(self, matrix: Tensor) -> Tensor:
+        return matrix
 
     def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
         # Λ⁻¹ = ( Ψ + ℓS ) / ( 1 + count )
@@ -125,7 +131,7 @@ class DiagonalCovariance:
     def hyperprior(self, scatter: Tensor) -> Eta:
         law = dist.Gamma(torch.full_like(scatter, 1.5), 0.5 * scatter)
         return {
-            "precision": pyro.sample("precision", _joint(law)),
+            "precision": pyro.sample("precision", joint(law)),
             "level": _sample_level(scatter),
         }
 
@@ -137,6 +143,9 @@ class DiagonalCovariance:
 
     def outer(self, root: Tensor) -> Tensor:
         return root.square().sum((0, -1))
+
+    def part(self, matrix: Tensor) -> Tensor:
+        return matrix.diagonal(dim1=-2, dim2=-1)
 
     def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
         # 1/Λ_d = ( Ψ_d + ℓS_d ) / ( 1 + count )
@@ -161,7 +170,7 @@ class IsotropicCovariance:
     def hyperprior(self, scatter: Tensor) -> Eta:
         half = 0.5 * scatter[..., 0]
         law = dist.Gamma(torch.full_like(half, 1.5), half)
-        return {"precision": pyro.sample("precision", _joint(law))}
+        return {"precision": pyro.sample("precision", joint(law))}
 
     def mode(self, scatter: Tensor) -> Eta:
         return {"precision": 1 / scatter[..., 0]}
@@ -172,6 +181,9 @@ class IsotropicCovariance:
 
     def outer(self, root: Tensor) -> Tensor:
         return root.square().sum((0, -1))
+
+    def part(self, matrix: Tensor) -> Tensor:
+        return matrix.diagonal(dim1=-2, dim2=-1)
 
     def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
         # 1/λ = ( Ψ + tr S ) / ( 1 + D count )
@@ -194,3 +206,20 @@ def covariance_form(name: str) -> Covariance:
     if name not in FORMS:
         raise ValueError(f"covariance must be one of {sorted(FORMS)}; got {name!r}.")
     return FORMS[name]
+
+
+def covariance_matrix(form: Covariance, eta: Eta, num_features: int) -> Tensor:
+    r"""$\Sigma = LL^\top$, (..., D, D), in squared units of the weights."""
+    root = form.scale(eta, num_features).root
+    return root @ root.mT
+
+
+def correlation(covariance: Tensor) -> Tensor:
+    """Correlations (K, K) of a covariance between tasks."""
+    std = covariance.diagonal().sqrt()
+    return (covariance / std / std[:, None]).fill_diagonal_(1.0)
+
+
+def identity(size: int, like: Tensor) -> Tensor:
+    """The (size, size) identity, of the dtype and on the device of `like`."""
+    return torch.eye(size, dtype=like.dtype, device=like.device)

@@ -22,7 +22,8 @@ from torch.distributions import Distribution
 
 from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta
-from ..posterior import WeightPosterior, mixture_posterior
+from ..posterior import Centre, WeightPosterior, mixture_posterior
+from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import IsotropicCovariance
 from .task_prior import TaskPrior
@@ -69,7 +70,7 @@ class RidgePrior(TaskPrior):
 
     def update(self, posterior: WeightPosterior) -> None:
         # τ_k² = ( Ψ + E‖w_k‖² ) / ( 1 + D )
-        square = posterior.means[:, 0].square() + posterior.component_variance()[:, 0]
+        square = posterior.means[:, 0].square() + posterior.roots.variance()[:, 0]
         self.set_eta(_FORM.update(self.eta, square, torch.ones_like(square[..., 0]), self.scatter))
 
 
@@ -93,8 +94,7 @@ class IndependentTasks(RidgePrior):
         return WeightPosterior(
             log_weights=std.new_zeros(std.shape[:2]).log_softmax(-1),
             means=torch.zeros_like(std),
-            roots=torch.diag_embed(std),
-            commons=std.new_zeros(*std.shape, 0),
+            roots=Roots.independent(torch.diag_embed(std)),
             log_normaliser=std.new_zeros(()),
         )
 
@@ -119,28 +119,32 @@ class PooledTasks(RidgePrior):
         # every task's weights are the same: all of their uncertainty is shared
         return dataclasses.replace(
             one,
-            roots=one.roots[..., :0],
-            commons=one.roots,
-            centre_mean=one.means[0],
-            centre_root=one.roots[0],
+            roots=Roots(one.roots.common, one.roots.own),
+            shared=Centre(one.means[0], one.roots.own[0]),
         )
 
     def reduce(self, statistics: TaskStatistics) -> TaskStatistics:
         return statistics.total()
 
-    def expand(self, posterior: WeightPosterior) -> WeightPosterior:
+    def expand(
+        self, posterior: WeightPosterior, statistics: TaskStatistics | None = None
+    ) -> WeightPosterior:
         # after `adapt` each task has a vector of its own, and there may be more tasks
-        return posterior.expand(max(len(posterior.means), self.sizes.num_tasks))
+        tasks = posterior.expand(max(len(posterior.means), self.sizes.num_tasks))
+        if statistics is None:
+            return tasks
+        trace = statistics.trace_term(posterior.roots.common[:, 0])
+        return dataclasses.replace(tasks, effective=trace[:, None])
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
-        mean, root = posterior.centre()
+        centre = posterior.centre()
+        mean, root = centre.mean, centre.root
         return WeightPosterior(
             log_weights=mean.new_zeros(num_tasks, len(mean)).log_softmax(-1),
             means=mean.expand(num_tasks, *mean.shape),
-            roots=root.new_zeros(num_tasks, *mean.shape, 0),
-            commons=root.expand(num_tasks, *root.shape),
+            roots=Roots(root.new_zeros(1, *mean.shape, 0), root[None]).expand(num_tasks),
             log_normaliser=mean.new_zeros(()),
         )
 

@@ -25,9 +25,10 @@ from torch import Tensor
 from ..distributions import ExchangeableGaussian
 from ..gaussian import condition_tasks
 from ..hyperparameters import Eta
-from ..posterior import WeightPosterior
+from ..posterior import Centre, WeightPosterior
+from ..roots import CentredRoots, Roots
 from ..statistics import TaskStatistics
-from .covariance import covariance_form
+from .covariance import Covariance, covariance_form, covariance_matrix
 from .task_prior import TaskPrior
 
 
@@ -65,15 +66,11 @@ class SharedGaussian(TaskPrior):
         self.form = covariance_form(covariance)
 
     def register_hyperparameters(self, like: Tensor) -> None:
-        O = self.sizes.num_outputs
-        self.register_buffer("centre_precision", like.new_ones(O))
-        for name, value in self.form.mode(self.scatter).items():
+        for name, value in population_mode(self.form, self.scatter).items():
             self.register_buffer(name, value)
 
     def hyperprior(self) -> Eta:
-        half = torch.full_like(self.centre_precision, 0.5)
-        centre_precision = pyro.sample("centre_precision", dist.Gamma(3 * half, half).to_event(1))
-        return {"centre_precision": centre_precision, **self.form.hyperprior(self.scatter)}
+        return population_hyperprior(self.form, self.scatter)
 
     def forward(self, eta: Eta) -> ExchangeableGaussian:
         return ExchangeableGaussian(
@@ -87,79 +84,63 @@ class SharedGaussian(TaskPrior):
     ) -> None:
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", self.form.reference(self.scatter))
-        ones = self.scatter.new_ones(self.sizes.num_outputs)
-        self.set_eta({"centre_precision": ones, **self.form.mode(self.scatter)})
+        self.set_eta(population_mode(self.form, self.scatter))
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         scale = self.form.scale(eta, self.sizes.num_features)
-        given = condition_tasks(statistics, torch.zeros_like(statistics.b[0]), scale)
-        inverse = given.inverse_factor  # (K, O, D, D), C̃_k = U⁻ᵀU⁻¹
+        pieces = condition_tasks(statistics, scale)
+        inverses = tuple(piece.inverse_factor for piece in pieces)  # C̃_k = U⁻ᵀU⁻¹
+        own = torch.stack([(inverse.mT @ inverse).sum(0) for inverse in inverses]).sum(0)
+        identity = torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
         # m = L μ:  T = Lᵀ S⁻¹ L,  P = T + Σ_k (I − C̃_k),  μ̂ = P⁻¹ Σ_k v_k
         variance = self.scatter / eta["centre_precision"][..., None]
         half = scale.root / variance.sqrt()[..., None]
         prior = half.mT @ half
-        identity = torch.eye(inverse.shape[-1], dtype=inverse.dtype, device=inverse.device)
-        rows = inverse.movedim(0, -3).flatten(-3, -2)  # (O, K D, D)
-        total = prior + len(inverse) * identity - rows.mT @ rows
-        factor = torch.linalg.cholesky(total)
-        v = given.v.sum(0)[..., None]
-        white_centre = torch.cholesky_solve(v, factor)  # (O, D, 1)
+        factor = torch.linalg.cholesky(prior + len(statistics.b) * identity - own)
+        v = torch.stack([piece.v.sum(0) for piece in pieces]).sum(0)[..., None]
+        centre = torch.cholesky_solve(v, factor)  # (O, D, 1)
         # P^{-1/2} is wanted as such: it carries the centre's uncertainty to every task
-        white_root = torch.linalg.solve_triangular(
-            factor, identity.expand_as(factor), upper=False
-        ).mT
+        root = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT
         # log p(D | η) = Σ_k log Z_k(0) + ½ (Σv)ᵀ P⁻¹ (Σv) − ½ log|P| + ½ log|T|
         log_normaliser = (
-            given.log_normaliser.sum()
-            + 0.5 * (v * white_centre).sum()
+            torch.stack([piece.log_normaliser.sum() for piece in pieces]).sum()
+            + 0.5 * (v * centre).sum()
             - factor.diagonal(dim1=-2, dim2=-1).log().sum()
             + 0.5 * torch.linalg.slogdet(prior).logabsdet.sum()
         )
         # w_k | m ~ N(L (v_k + C̃_k μ), L C̃_k Lᵀ)
-        carried = inverse.mT @ (inverse @ torch.cat([white_centre, white_root], -1))
-        mean = scale.apply(given.v[..., None] + carried[..., :1])[..., 0]
+        means, effective, outers = [], [], [self.form.part(own)]
+        for piece, inverse in zip(pieces, inverses, strict=True):
+            mean = piece.v[..., None] + inverse.mT @ (inverse @ centre)
+            common = inverse.mT @ (inverse @ root)
+            spread = root - common
+            # w_k − m = L (v_k + C̃_k μ − μ):  Σ_k E[(w_k − m)(w_k − m)ᵀ] = L (Σ …) Lᵀ
+            outers += [self.form.outer(mean - centre), self.form.outer(spread)]
+            # tr(Ã (C̃ + C̃ P⁻¹ C̃)) with Ã C̃ = I − C̃
+            effective.append(piece.effective() + (spread * common).sum((-2, -1)))
+            means.append(mean)
+        mean = scale.apply(torch.cat(means))[..., 0]
         return WeightPosterior(
             log_weights=mean.new_zeros(len(mean), 1),
             means=mean[:, None],
-            roots=scale.apply(inverse.mT)[:, None],
-            commons=scale.apply(carried[..., 1:])[:, None],
+            roots=CentredRoots(scale, inverses, root),
             log_normaliser=log_normaliser,
-            centre_mean=scale.apply(white_centre)[..., 0][None],
-            centre_root=scale.apply(white_root)[None],
+            effective=torch.cat(effective)[:, None],
+            shared=Centre(
+                scale.apply(centre)[..., 0][None],
+                scale.apply(root)[None],
+                scale.colour(torch.stack(outers).sum(0)),
+            ),
         )
 
     def update(self, posterior: WeightPosterior) -> None:
-        centre, root = (part[0] for part in posterior.centre())
-        # S = Σ_k E[(w_k − m)(w_k − m)ᵀ]
-        deviation = (posterior.means[:, 0] - centre)[..., None]
-        parts = (posterior.roots[:, 0], posterior.commons[:, 0] - root, deviation)
-        outer = torch.stack([self.form.outer(part) for part in parts]).sum(0)
-        count = centre.new_full(centre.shape[:1], float(len(deviation)))
-        # s² = ( 1 + Σ_d E[m_d²] / Ψ_d ) / (D + 1)
-        square = (centre.square() + root.square().sum(-1)) / self.scatter
-        self.set_eta(
-            {
-                "centre_precision": (1 + centre.shape[-1]) / (1 + square.sum(-1)),
-                **self.form.update(self.eta, outer, count, self.scatter),
-            }
-        )
+        self.set_eta(update_population(self.form, self.eta, posterior, self.scatter))
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
-        # w_new = m + u,  m ~ q(m),  u ~ N(0, Σ)
         root = self.form.scale(eta, self.sizes.num_features).root
-        mean, centre_root = posterior.centre()
-        root = root.expand(len(mean), *root.shape[-3:])
-        shape = (num_tasks, *mean.shape)
-        uniform = mean.new_zeros(num_tasks, len(mean)).log_softmax(-1)
-        return WeightPosterior(
-            log_weights=uniform,
-            means=mean.expand(shape),
-            roots=root.expand(*shape, -1),
-            commons=centre_root.expand(*shape, -1),
-            log_normaliser=mean.new_zeros(()),
-        )
+        return around_centre(posterior.centre(), root, num_tasks)
 
     def relations(self) -> Tensor:
         r"""Share of task k in what task j borrows, (K, K); rows sum to 1, not symmetric.
@@ -177,5 +158,64 @@ class SharedGaussian(TaskPrior):
     @property
     def covariance_matrix(self) -> Tensor:
         r"""$\Sigma$, (O, D, D), in squared units of the weights."""
-        root = self.form.scale(self.eta, self.sizes.num_features).root
-        return root @ root.mT
+        return covariance_matrix(self.form, self.eta, self.sizes.num_features)
+
+
+def population_hyperprior(form: Covariance, scatter: Tensor) -> Eta:
+    r"""Sample $1/s^2 \sim \mathrm{Gamma}(\tfrac32, \tfrac12)$ and $\Sigma$.
+
+    Args:
+        form: of $\Sigma$.
+        scatter: (O, D) $\Psi$.
+    """
+    half = torch.full_like(scatter[:, 0], 0.5)
+    centre_precision = pyro.sample("centre_precision", dist.Gamma(3 * half, half).to_event(1))
+    return {"centre_precision": centre_precision, **form.hyperprior(scatter)}
+
+
+def population_mode(form: Covariance, scatter: Tensor) -> Eta:
+    r"""Where the law of $1/s^2$ and $\Sigma$ is densest; see `population_hyperprior`."""
+    return {"centre_precision": torch.ones_like(scatter[:, 0]), **form.mode(scatter)}
+
+
+def update_population(
+    form: Covariance, eta: Eta, posterior: WeightPosterior, scatter: Tensor
+) -> Eta:
+    r"""M-step of $s^2$ and $\Sigma$ for tasks that scatter around the posterior's centre.
+
+    Args:
+        form: of $\Sigma$.
+        eta: hyperparameters that gave the posterior.
+        posterior: of K tasks, with the scatter around their centre.
+        scatter: (O, D) $\Psi$.
+    """
+    centre = posterior.centre()
+    assert centre.scatter is not None  # `condition` made it
+    mean, root = centre.mean[0], centre.root[0]
+    count = mean.new_full(mean.shape[:1], float(len(posterior.means)))
+    # s² = ( 1 + Σ_d E[m_d²] / Ψ_d ) / (D + 1)
+    square = (mean.square() + root.square().sum(-1)) / scatter
+    return {
+        "centre_precision": (1 + mean.shape[-1]) / (1 + square.sum(-1)),
+        **form.update(eta, centre.scatter, count, scatter),
+    }
+
+
+def around_centre(centre: Centre, root: Tensor, num_tasks: int) -> WeightPosterior:
+    r"""Law of new tasks, $w = m + u$ with $m \sim q(m)$ and $u \sim N(0, \Sigma)$.
+
+    Args:
+        centre: q(m), in C components.
+        root: (O, D, D) or (C, O, D, D) root of $\Sigma$.
+        num_tasks: number of new tasks.
+    """
+    mean = centre.mean
+    root = root.expand(len(mean), *root.shape[-3:])
+    shape = (num_tasks, *mean.shape)
+    uniform = mean.new_zeros(num_tasks, len(mean)).log_softmax(-1)
+    return WeightPosterior(
+        log_weights=uniform,
+        means=mean.expand(shape),
+        roots=Roots(root.expand(*shape, -1), centre.root.expand(*shape, -1)),
+        log_normaliser=mean.new_zeros(()),
+    )

@@ -33,6 +33,7 @@ from ..distributions import GaussianMixture
 from ..gaussian import DiagonalScale, Scale
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior, mixture_posterior
+from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import covariance_form
 from .gating import fit_gate, gate_charge
@@ -273,7 +274,7 @@ class TaskClustering(TaskPrior):
         deviation = posterior.means - self._loc(eta, self.design)
         # S_c = Σ_k r_kc [ C_kc + (Â_kc − m_c)(Â_kc − m_c)ᵀ ]
         half = r.sqrt()[..., None, None, None]
-        outer = self.form.outer(half * posterior.roots) + self.form.outer(
+        outer = self.form.outer(half * posterior.roots.own) + self.form.outer(
             half * deviation[..., None]
         )
         counts = r.sum(0)[:, None].expand(-1, self.sizes.num_outputs)
@@ -336,8 +337,7 @@ class TaskClustering(TaskPrior):
         return WeightPosterior(
             log_weights=log_weights,
             means=means,
-            roots=root.expand(*means.shape, -1),
-            commons=means.new_zeros(*means.shape, 0),
+            roots=Roots.independent(root.expand(*means.shape, -1)),
             log_normaliser=means.new_zeros(()),
         )
 
@@ -353,7 +353,6 @@ def _relabel(posterior: WeightPosterior, r: Tensor) -> WeightPosterior:
     return WeightPosterior(
         log_weights=r.log(),
         means=posterior.means.expand(-1, C, -1, -1),
-        roots=posterior.roots.expand(-1, C, -1, -1, -1),
-        commons=posterior.commons.expand(-1, C, -1, -1, -1),
+        roots=Roots.independent(posterior.roots.own.expand(-1, C, -1, -1, -1)),
         log_normaliser=posterior.log_normaliser,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ class TaskPrior(ProbabilisticModule):
 
     closed_form: bool = True
     """Whether `condition` integrates the weights out; False for a generative half alone."""
+
+    generative: bool = True
+    r"""Whether $p(W \mid \eta)$ stands without the data; False where it reads posteriors."""
 
     def build(self, sizes: Sizes, like: Tensor, task_features: Tensor | None = None) -> None:
         """Register every tensor, eagerly, so that a fresh object takes a state dict.
@@ -95,6 +99,27 @@ class TaskPrior(ProbabilisticModule):
             "`condition` and `update`."
         )
 
+    def refresh(
+        self,
+        count: int,
+        posterior: WeightPosterior,
+        folds: Callable[[], Sequence[TaskStatistics]],
+    ) -> bool:
+        r"""Replace what stood still while $\eta$ moved: a tree, reference posteriors.
+
+        Engines call it when a climb has ended, and climb again where it returns True; what they
+        report starts anew there.
+
+        Args:
+            count: how often it was called before in this fit.
+            posterior: of the weight vectors at the present state.
+            folds: makes the statistics of five disjoint parts of every task's rows.
+
+        Returns:
+            whether the law of the weights is another now.
+        """
+        return False
+
     def settle(self, statistics: TaskStatistics, posterior: WeightPosterior) -> None:
         r"""Keep, after the last step, what read-outs need of the posterior.
 
@@ -138,20 +163,24 @@ class TaskPrior(ProbabilisticModule):
         """Statistics of the weight vectors from those of the tasks: the same, unless pooled."""
         return statistics
 
-    def expand(self, posterior: WeightPosterior) -> WeightPosterior:
-        """Posterior of the tasks' weights from that of the weight vectors."""
+    def expand(
+        self, posterior: WeightPosterior, statistics: TaskStatistics | None = None
+    ) -> WeightPosterior:
+        """Posterior of the tasks' weights from that of the weight vectors.
+
+        Args:
+            posterior: of the weight vectors.
+            statistics: of the tasks, for `WeightPosterior.effective` of each.
+        """
         return posterior
 
 
 def own_information(statistics: TaskStatistics, posterior: WeightPosterior) -> Tensor:
     r"""$\mathrm{tr}(A_k C_k) / (O D)$ of each weight vector, (K,); see `TaskPrior.settle`."""
-    _, _, O, D, _ = posterior.roots.shape
-    roots = (
-        torch.cat([posterior.roots, posterior.commons], -1)
-        if not posterior.roots.shape[-1]
-        else posterior.roots
-    )
-    trace = statistics.trace_term(roots.movedim(1, 0)).sum(-1) / (O * D)  # (C, K)
+    O, D = posterior.means.shape[-2:]
+    own, common = posterior.roots.own, posterior.roots.common
+    root = own if own.shape[-1] else common  # pooled tasks have nothing of their own
+    trace = statistics.trace_term(root.movedim(1, 0)).sum(-1) / (O * D)  # (C, K)
     return (posterior.log_weights.exp() * trace.T).sum(-1)
 
 

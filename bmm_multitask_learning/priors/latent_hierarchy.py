@@ -1,0 +1,330 @@
+r"""Tasks at the leaves of a tree along which their weights diffused, after Daumé.
+
+$$1/s^2 \sim \mathrm{Gamma}(\tfrac32, \tfrac12), \quad m \sim N(0, s^2\Psi), \quad
+  x_i \mid x_{p(i)} \sim N(x_{p(i)}, t_i \Sigma), \quad w_k = x_k$$
+
+from a centre m down a binary tree whose leaves are all at distance 1 from it, with one of three
+forms of $\Sigma$ and its prior (`covariance`). Around m the tasks have the covariance
+$\lambda C + 1 - \lambda$ on the diagonal, $\lambda C$ off it, times $\Sigma$: Pagel's $\lambda$
+mixes the tree with a star, and $\lambda = 0$ is `SharedGaussian`.
+
+What differs from the paper: the weights are integrated out by exact messages, where it takes their
+modes; the tree is found by posterior-mean heights instead of a coalescent's mode; $\lambda$, which
+the paper does not have, is chosen by rows that the tree has not seen.
+
+References:
+    Daumé III, Bayesian multitask learning with latent hierarchies (2009), section 3.1.
+    Pagel, Inferring the historical patterns of biological evolution (1999), for $\lambda$.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from ..distributions import BrownianTree
+from ..gaussian import DiagonalScale, Scale
+from ..hyperparameters import Eta
+from ..posterior import Centre, WeightPosterior
+from ..sizes import free_memory
+from ..statistics import TaskStatistics
+from ..trees import TaskTree
+from ..trees.messages import Level, Upward, make_levels, pass_downward, pass_upward
+from ..trees.roots import TreeRoots
+from ..trees.search import find_tree
+from ..trees.task_tree import caterpillar
+from .covariance import covariance_form, covariance_matrix
+from .shared_gaussian import (
+    around_centre,
+    population_hyperprior,
+    population_mode,
+    update_population,
+)
+from .task_prior import TaskPrior
+
+_MIXINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
+# EM steps in each fold at λ = 0, and at each further λ from where the one before ended.
+_FORGETTING, _STEPS = 10, 3
+# Matrices of shape (K, O, D, K D) alive at once at the end of a fit.
+_COPIES = 3
+
+
+@final
+class LatentHierarchy(TaskPrior):
+    r"""Tasks are related along a tree, which is found, as far as the data support one.
+
+    Around a common centre $\mathrm{cov}(w_j, w_k) = \lambda C_{jk} \Sigma$ for $j \ne k$ and
+    $\mathrm{cov}(w_k) = \Sigma$, where $1 - C_{jk}$ is the height at which the two tasks meet.
+
+    Args:
+        covariance: "full", "diagonal" or "isotropic" $\Sigma$.
+        mixing: $\lambda$ in [0, 1], or "auto": chosen by five-fold cross-fitting over the rows of
+            every task, the tree found anew without each fold. 0 says that there is no tree.
+
+    Raises:
+        ValueError: for another `covariance`, or a `mixing` that is neither "auto" nor in [0, 1].
+
+    Example:
+        >>> from bmm_multitask_learning import LatentHierarchy, MultitaskModel, datasets, fit
+        >>> data, truth = datasets.make_tree(num_tasks=8, num_features=4, seed=0)
+        >>> model = MultitaskModel(prior=LatentHierarchy())
+        >>> result = fit(model, data, progress=False)
+        >>> model.prior.tree.correlation().shape
+        torch.Size([8, 8])
+        >>> bool(model.prior.mixing_weight > 0.5)
+        True
+
+    References:
+        Daumé III, Bayesian multitask learning with latent hierarchies (2009).
+    """
+
+    centre_precision: Tensor
+    merges: Tensor
+    heights: Tensor
+    support: Tensor
+    mixing_weight: Tensor
+
+    def __init__(
+        self,
+        covariance: Literal["full", "diagonal", "isotropic"] = "diagonal",
+        *,
+        mixing: float | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__()
+        if mixing != "auto" and not (isinstance(mixing, int | float) and 0 <= mixing <= 1):
+            raise ValueError(f'mixing must lie in [0, 1], or be "auto"; got {mixing!r}.')
+        self.covariance = covariance
+        self.mixing = mixing
+        self.form = covariance_form(covariance)
+        self._levels: tuple[tuple[Tensor, Tensor, Tensor], tuple[Level, ...]] | None = None
+
+    # ---- generative half ----------------------------------------------------------------------
+
+    def register_hyperparameters(self, like: Tensor) -> None:
+        for name, value in population_mode(self.form, self.scatter).items():
+            self.register_buffer(name, value)
+        mixing = 0.0 if self.mixing == "auto" else self.mixing
+        self._set_tree(caterpillar(self.sizes.num_tasks, like), mixing)
+
+    def _set_tree(self, tree: TaskTree, mixing: float) -> None:
+        self.register_buffer("merges", tree.merges)
+        self.register_buffer("heights", tree.heights)
+        known = torch.full_like(tree.heights, torch.nan) if tree.support is None else tree.support
+        self.register_buffer("support", known)
+        self.register_buffer("mixing_weight", tree.heights.new_tensor(mixing))
+
+    @property
+    def tree(self) -> TaskTree:
+        """The tree that was found, whatever its weight `mixing_weight` is.
+
+        Its support is the share of five trees, each found without a fifth of every task's rows,
+        that have the clade.
+        """
+        return TaskTree(self.merges, self.heights, self.support)
+
+    def hyperprior(self) -> Eta:
+        return population_hyperprior(self.form, self.scatter)
+
+    def forward(self, eta: Eta) -> BrownianTree:
+        return BrownianTree(
+            self.merges,
+            self.tree.lengths(self.mixing_weight),
+            self.scatter / eta["centre_precision"][..., None],
+            self.form.scale(eta, self.sizes.num_features).root,
+        )
+
+    # ---- closed-form half ---------------------------------------------------------------------
+
+    def initialise(
+        self, statistics: TaskStatistics, generator: torch.Generator, start: int
+    ) -> None:
+        super().initialise(statistics, generator, start)
+        self.register_buffer("scatter", self.form.reference(self.scatter))
+        self.set_eta(population_mode(self.form, self.scatter))
+        # "auto" has no tree before `refresh`
+        mixing = 0.0 if self.mixing == "auto" else self.mixing
+        tree = (
+            self._find(statistics) if mixing else caterpillar(self.sizes.num_tasks, self.scatter)
+        )
+        self._set_tree(tree, mixing)
+
+    def _find(self, statistics: TaskStatistics) -> TaskTree:
+        """The tree in units of the diagonal of Σ: its full form would hide who is near whom."""
+        root = self.form.scale(self.eta, self.sizes.num_features).root
+        return find_tree(statistics, DiagonalScale(root.square().sum(-1).sqrt()))
+
+    def refresh(
+        self,
+        count: int,
+        posterior: WeightPosterior,
+        folds: Callable[[], Sequence[TaskStatistics]],
+    ) -> bool:
+        r"""Find the tree, once, at the fitted hyperparameters, and choose $\lambda$.
+
+        Each fold f is scored as rows that the tree has not seen,
+        $$\sum_f \log Z(\textstyle\sum_g S_g) - \log Z(\sum_{g \ne f} S_g),$$
+        with the tree found from the statistics $S_g$, $g \ne f$, of the other folds.
+        """
+        if count:
+            return False
+        parts = folds()
+        whole = functools.reduce(operator.add, parts)
+        others = [
+            functools.reduce(operator.add, [*parts[:f], *parts[f + 1 :]])
+            for f in range(len(parts))
+        ]
+        trees = [self._find(part) for part in others]
+        mixing = self.mixing
+        if mixing == "auto":
+            pairs = zip(others, trees, strict=True)
+            scores = torch.stack([self._held_out(part, whole, tree) for part, tree in pairs])
+            mixing = _MIXINGS[smallest_as_good(scores)]
+        if mixing:
+            self._check_memory()
+        self._set_tree(self._find(whole).supported_by(trees), mixing)
+        return mixing > 0
+
+    def _check_memory(self) -> None:
+        """Refuse, before the fit goes on, what its posterior cannot hold."""
+        sizes, like = self.sizes, self.scatter
+        K, O, D = sizes.num_tasks, sizes.num_outputs, sizes.num_features
+        needed, free = _COPIES * K**2 * O * D**2 * like.element_size(), free_memory(like.device)
+        if needed > free:
+            raise MemoryError(
+                f"the joint posterior of {K} tasks x {O} outputs x {D} features along a tree "
+                f"needs about {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB free on "
+                f"{like.device}. Reduce the features first (PCA), fit fewer tasks at once, or use "
+                "SharedGaussian."
+            )
+
+    def _held_out(self, others: TaskStatistics, whole: TaskStatistics, tree: TaskTree) -> Tensor:
+        r"""Log predictive density of one fold given the others for each λ of the grid, (7,).
+
+        EM steps on the other folds make $\eta$ forget the fold, then follow $\lambda$: a $\Sigma$
+        fitted without a tree has taken in what a tree would say.
+        """
+        eta, scores = self.eta, []
+        for mixing in _MIXINGS:
+            levels = make_levels(tree, tree.heights.new_tensor(mixing))
+            for _ in range(_STEPS if mixing else _FORGETTING):
+                posterior = self._condition(others, eta, levels)
+                eta |= update_population(self.form, eta, posterior, self.scatter)
+            after, before = (self._at_centre(part, eta, levels) for part in (whole, others))
+            scores.append(after.log_normaliser - before.log_normaliser)
+        return torch.stack(scores)
+
+    def _at_centre(
+        self, statistics: TaskStatistics, eta: Eta, levels: tuple[Level, ...]
+    ) -> _AtCentre:
+        scale = self.form.scale(eta, self.sizes.num_features)
+        # w = L x:  Ã = Lᵀ A L,  h̃ = Lᵀ b
+        white = scale.adjoint(scale.adjoint(statistics.A).mT)
+        linear = scale.adjoint(statistics.b[..., None])[..., 0]
+        white = white.expand(*linear.shape, linear.shape[-1])
+        upward = pass_upward(levels, white, linear)
+        # m = L μ:  T = Lᵀ S⁻¹ L,  Q = T + P,  μ̂ = Q⁻¹ h
+        variance = self.scatter / eta["centre_precision"][..., None]
+        half = scale.root / variance.sqrt()[..., None]
+        prior = half.mT @ half
+        factor = torch.linalg.cholesky(prior + upward.precision)
+        centre = torch.cholesky_solve(upward.linear[..., None], factor)[..., 0]
+        # log p(D | η) = Σ c_k + Σ_i log Z_i + ½ hᵀ Q⁻¹ h − ½ log|Q| + ½ log|T|
+        log_normaliser = (
+            statistics.c.sum()
+            + upward.log_normaliser
+            + 0.5 * (upward.linear * centre).sum()
+            - factor.diagonal(dim1=-2, dim2=-1).log().sum()
+            + 0.5 * torch.linalg.slogdet(prior).logabsdet.sum()
+        )
+        return _AtCentre(scale, upward, factor, centre, log_normaliser)
+
+    def _tree_levels(self) -> tuple[Level, ...]:
+        """The levels of the tree, made anew when the tree is another."""
+        key = (self.merges, self.heights, self.mixing_weight)
+        if self._levels is None or any(
+            a is not b for a, b in zip(self._levels[0], key, strict=True)
+        ):
+            self._levels = (key, make_levels(self.tree, self.mixing_weight))
+        return self._levels[1]
+
+    def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
+        return self._condition(statistics, eta, self._tree_levels())
+
+    def _condition(
+        self, statistics: TaskStatistics, eta: Eta, levels: tuple[Level, ...]
+    ) -> WeightPosterior:
+        scale, upward, factor, centre, log_normaliser = self._at_centre(statistics, eta, levels)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        # Q^{-1/2} is wanted as such: it carries the centre's uncertainty to every node
+        root = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT
+        down = pass_downward(levels, upward, centre, root)
+        mean = scale.apply(down.mean[..., None])[..., 0]
+        return WeightPosterior(
+            log_weights=mean.new_zeros(len(mean), 1),
+            means=mean[:, None],
+            roots=TreeRoots(scale, down.covariance, root, levels, down.steps),
+            log_normaliser=log_normaliser,
+            effective=down.effective[:, None],
+            shared=Centre(
+                scale.apply(centre[..., None])[..., 0][None],
+                scale.apply(root)[None],
+                scale.colour(self.form.part(down.scatter)),
+            ),
+        )
+
+    def update(self, posterior: WeightPosterior) -> None:
+        self.set_eta(update_population(self.form, self.eta, posterior, self.scatter))
+
+    def population(
+        self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
+    ) -> WeightPosterior:
+        # nothing is known of where a new task would stand: it branches off at the centre
+        root = self.form.scale(eta, self.sizes.num_features).root
+        return around_centre(posterior.centre(), root, num_tasks)
+
+    def relations(self) -> Tensor:
+        r"""Prior correlation of two tasks' weights around the centre, (K, K), symmetric.
+
+        $\lambda C_{jk}$ with ones on the diagonal: the identity where there is no tree.
+        """
+        relations = self.mixing_weight * self.tree.correlation()
+        added = len(self.information) - len(relations)  # tasks that came by `adapt`
+        padded = torch.nn.functional.pad(relations, (0, added, 0, added))
+        return padded.fill_diagonal_(1.0)
+
+    # ---- read-outs ----------------------------------------------------------------------------
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        r"""$\Sigma$, (O, D, D), in squared units of the weights."""
+        return covariance_matrix(self.form, self.eta, self.sizes.num_features)
+
+
+def smallest_as_good(scores: Tensor) -> int:
+    r"""The first column that is less than one standard error worse than the best.
+
+    Args:
+        scores: (F, J) of J candidates in F folds, the simplest first.
+
+    Example:
+        >>> smallest_as_good(torch.tensor([[0.0, 3.0, 3.5], [0.0, 2.0, 2.5], [0.0, 4.0, 3.5]]))
+        1
+    """
+    behind = scores[:, [int(scores.sum(0).argmax())]] - scores
+    error = behind.std(0) * len(scores) ** 0.5
+    return int((behind.sum(0) <= error).to(torch.int64).argmax())
+
+
+class _AtCentre(NamedTuple):
+    """All factors brought to the centre: its posterior's Cholesky factor and mean, whitened."""
+
+    scale: Scale
+    upward: Upward
+    factor: Tensor
+    centre: Tensor
+    log_normaliser: Tensor
