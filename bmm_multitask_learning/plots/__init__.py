@@ -12,7 +12,9 @@ Where the legend stands above the axis, a title needs room: `ax.set_title("...",
 from bmm_multitask_learning.plots.convergence import bound
 from bmm_multitask_learning.plots.estimates import forest, predictions
 from bmm_multitask_learning.plots.quality import calibration, coverage, reliability
+from bmm_multitask_learning.plots.relevance import relevance
 from bmm_multitask_learning.plots.structure import relations, responsibilities
+from bmm_multitask_learning.plots.tree import tree
 from bmm_multitask_learning.plots.weights import shrinkage
 
 __all__ = [
@@ -22,7 +24,9 @@ __all__ = [
     "forest",
     "predictions",
     "relations",
+    "relevance",
     "reliability",
     "responsibilities",
     "shrinkage",
+    "tree",
 ]
