@@ -17,6 +17,7 @@ from bmm_multitask_learning import (
     CoordinateAscent,
     Gaussian,
     MultitaskModel,
+    TaskCovariance,
     TaskData,
     TaskPrior,
     fit,
@@ -107,6 +108,9 @@ def assert_task_permutation_equivariant(make_prior: MakePrior, likelihood: Likel
     torch.testing.assert_close(first.weights.mean[order], second.weights.mean, **close)
     torch.testing.assert_close(first.weights.std[order], second.weights.std, **close)
     relations = first.relations()
+    if isinstance(first.prior, TaskCovariance):
+        # accelerated steps of a (K, K) matrix move its Cholesky factor, which knows the order
+        close = {"rtol": 1e-3, "atol": 1e-4}
     torch.testing.assert_close(relations[order][:, order], second.relations(), **close)
     x, task = data.x[:6].numpy(), data.task[:6].tolist()
     np.testing.assert_allclose(

@@ -15,10 +15,13 @@ from bmm_multitask_learning import (
     Categorical,
     Gaussian,
     IndependentTasks,
+    LatentHierarchy,
     MultitaskModel,
     PooledTasks,
     SharedGaussian,
+    SparseBayesian,
     TaskClustering,
+    TaskCovariance,
     TaskData,
     TaskPrior,
 )
@@ -34,6 +37,12 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "shared-full": lambda: SharedGaussian("full"),
     "shared-diagonal": lambda: SharedGaussian("diagonal"),
     "shared-isotropic": lambda: SharedGaussian("isotropic"),
+    "hierarchy-full": lambda: LatentHierarchy("full", mixing=0.7),
+    "hierarchy-diagonal": lambda: LatentHierarchy(mixing=0.6),
+    "hierarchy-isotropic": lambda: LatentHierarchy("isotropic", mixing=1.0),
+    "hierarchy-auto": LatentHierarchy,
+    "sparse": lambda: SparseBayesian(rank=2),
+    "sparse-mixing": lambda: SparseBayesian(mixing=(0.5, 0.3, 0.8)),
     "clusters-full": lambda: TaskClustering(2, n_init=2),
     "clusters-diagonal": lambda: TaskClustering(2, covariance="diagonal", n_init=2),
     "clusters-isotropic": lambda: TaskClustering(2, covariance="isotropic", n_init=2),
@@ -42,6 +51,9 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "clusters-gating-task-mean": lambda: TaskClustering(
         2, gating=True, task_mean=True, covariance="diagonal", n_init=2
     ),
+    "covariance-full": lambda: TaskCovariance("full"),
+    "covariance-diagonal": TaskCovariance,
+    "covariance-isotropic": lambda: TaskCovariance("isotropic"),
 }
 
 LIKELIHOODS: dict[str, Callable[[], QuadraticLikelihood]] = {

@@ -10,14 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import sqrtm
 from scipy.special import log_softmax, logsumexp
 from scipy.stats import multivariate_normal
 
 from bmm_multitask_learning import (
     IndependentTasks,
+    LatentHierarchy,
     PooledTasks,
     SharedGaussian,
+    SparseBayesian,
     TaskClustering,
+    TaskCovariance,
     TaskData,
     TaskPrior,
 )
@@ -54,12 +58,34 @@ def weight_law(prior: TaskPrior) -> JointLaw:
             covariance[0, o] = np.kron(np.diag(1 / eta["precision"][:, o]), np.eye(D))
         elif isinstance(prior, PooledTasks):
             covariance[0, o] = np.kron(np.ones((K, K)), np.eye(D) / eta["precision"][0, o])
+        elif isinstance(prior, SparseBayesian):
+            tasks = eta["loading"].T @ eta["loading"] + np.eye(K)
+            precision = eta["level"][0] * eta["precision"][prior.group.numpy()]
+            covariance[0, o] = np.kron(tasks, np.diag(prior.scatter[o].numpy() / precision))
+        elif isinstance(prior, TaskCovariance):
+            mode = 0.5 * np.eye(K) + 0.5  # any two tasks correlated by one half
+            half = sqrtm(mode)
+            tasks = half @ np.linalg.inv(eta["task_precision"]) @ half
+            covariance[0, o] = np.kron(tasks, covariance_of(eta, (o,), D))
         else:
-            assert isinstance(prior, SharedGaussian)
+            assert isinstance(prior, SharedGaussian | LatentHierarchy)
             centre = np.diag(prior.scatter[o].numpy() / eta["centre_precision"][o])
             own = covariance_of(eta, (o,), D)
-            covariance[0, o] = np.kron(np.ones((K, K)), centre) + np.kron(np.eye(K), own)
+            between = between_tasks(prior) if isinstance(prior, LatentHierarchy) else np.eye(K)
+            covariance[0, o] = np.kron(np.ones((K, K)), centre) + np.kron(between, own)
     return JointLaw(np.zeros(1), np.zeros((1, O, K * D)), covariance)
+
+
+def between_tasks(prior: LatentHierarchy) -> Array:
+    """λ C + (1 − λ) I from the merges and heights alone, C by the height at which two meet."""
+    clades = [{k} for k in range(prior.sizes.num_tasks)]
+    shared = np.eye(len(clades))
+    for (left, right), height in zip(prior.merges.tolist(), prior.heights.tolist(), strict=True):
+        for j, k in itertools.product(clades[left], clades[right]):
+            shared[j, k] = shared[k, j] = 1 - height
+        clades.append(clades[left] | clades[right])
+    mixing = float(prior.mixing_weight)
+    return mixing * shared + (1 - mixing) * np.eye(len(shared))
 
 
 def _cluster_law(prior: TaskClustering, eta: dict[str, Array], K: int, O: int, D: int) -> JointLaw:

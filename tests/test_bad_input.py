@@ -23,6 +23,7 @@ from bmm_multitask_learning import (
     Family,
     Gaussian,
     IndependentTasks,
+    LatentHierarchy,
     MultitaskModel,
     Poisson,
     PooledTasks,
@@ -151,6 +152,8 @@ CASES = {
         ValueError,
         "task features, and the data have none",
     ),
+    "mixing above one": (lambda: LatentHierarchy(mixing=1.5), ValueError, '"auto"; got 1.5'),
+    "mixing by name": (lambda: LatentHierarchy(mixing="half"), ValueError, "got 'half'"),
     # engines
     "no iterations": (lambda: CoordinateAscent(max_iter=0), ValueError, "max_iter.*got 0"),
     "negative tolerance": (lambda: CoordinateAscent(tol=-1), ValueError, "tol.*got -1"),
@@ -358,7 +361,7 @@ ODD = {
     "rows of weight zero": lambda: TaskData(X, Y, TASK, weight=np.arange(12) % 2),
     "integers": lambda: TaskData((X * 3).astype(int), (Y * 3).astype(int), TASK),
 }
-SIMPLE = ["independent", "pooled", "shared-full", "shared-isotropic", "clusters-1"]
+SIMPLE = ["independent", "pooled", "shared-full", "shared-isotropic", "sparse", "clusters-1"]
 
 
 @pytest.mark.parametrize("odd", ODD)

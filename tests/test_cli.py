@@ -194,7 +194,8 @@ def test_poisson_counts_by_variational_inference(table, tmp_path, monkeypatch):
 def test_compare_prints_every_prior_and_every_measure(table):
     done = run("compare", table, *ROLES, *FEATURES, "--task-features", "size")
     assert done.exit_code == 0, done.output
-    words = ("shared", "clustering", "independent", "pooled", "gated")
+    words = ("shared", "clustering", "hierarchy", "covariance", "weighting")
+    words += ("independent", "pooled", "gated")
     assert all(word in done.output for word in words)
     measures = ("RMSE", "EV, within", "log density, nats/row", "coverage, of 90 %", "evidence")
     assert all(measure in done.output for measure in measures)
@@ -243,7 +244,7 @@ BAD_FITS = {
     "missing feature": (["--features", "hours,agee"], "no column 'agee'.* mean 'age'?"),
     "text feature": (["--features", "hours,remark"], "'remark' must be numeric; line 2 ('none')"),
     "target as feature": (["--features", "hours,score"], "'score' cannot be a feature too"),
-    "unknown prior": (["--prior", "cluster"], "'shared', 'clustering', 'independent', 'pooled'"),
+    "unknown prior": (["--prior", "cluster"], "'clustering', 'hierarchy', 'sparse'"),
     "unknown likelihood": (["--likelihood", "normal"], "'gaussian', 'student-t', 'poisson'"),
     "text target": (["--target", "passed"], "must be numeric for real numbers.* --likelihood"),
     "not binary": (["--target", "grade", "--likelihood", "bernoulli"], "3 different values"),

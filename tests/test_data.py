@@ -437,6 +437,44 @@ def test_split_of_many_tasks_is_fast() -> None:
     assert bool((train.rows_per_task == 1).all())
 
 
+def test_folds_hold_each_row_once_and_each_task_evenly() -> None:
+    rows = (7, 1, 12, 2, 0, 1, 1, 1)
+    data = TaskData(
+        torch.arange(25.0)[:, None], torch.zeros(25), np.repeat(range(8), rows), tasks=range(8)
+    )
+    seen = []
+    for train, test in data.folds(4, seed=0):
+        assert train.tasks == test.tasks == data.tasks
+        assert sorted([*train.x[:, 0].tolist(), *test.x[:, 0].tolist()]) == list(range(25))
+        most = [-(-n // 4) for n in rows]
+        assert all(
+            n // 4 <= got <= m
+            for n, got, m in zip(rows, test.rows_per_task.tolist(), most, strict=True)
+        )
+        seen += test.x[:, 0].tolist()
+    assert sorted(seen) == list(range(25))
+
+
+def test_folds_follow_the_seed() -> None:
+    data = TaskData(torch.arange(30.0)[:, None], torch.zeros(30), [0] * 11 + [1] * 19)
+    first, again, other = (next(iter(data.folds(3, seed=s)))[1].x for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert first.shape != other.shape or not torch.equal(first, other)
+
+
+def test_folds_of_small_tasks_are_of_one_size() -> None:
+    data = TaskData(torch.zeros(400, 1), torch.zeros(400), range(400))
+    sizes = [test.num_rows for _, test in data.folds(4, seed=0)]
+    assert 70 < min(sizes) <= max(sizes) < 130
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_folds_out_of_range_are_refused(number: int) -> None:
+    data = TaskData(torch.zeros(4, 1), torch.zeros(4), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match=f"between 2 and the number of rows, 4; got {number}"):
+        data.folds(number, seed=0)
+
+
 def test_split_tasks_parts_whole_tasks() -> None:
     task = np.repeat(np.arange(10), 3)
     data = TaskData(np.ones((30, 1)), task, task, task_features=np.arange(10.0)[:, None])

@@ -63,6 +63,42 @@ def test_exam_without_its_extra_names_what_to_install(monkeypatch):
         datasets.load_exam()
 
 
+# Families of leaders and followers
+
+
+def test_followers_are_blends_of_their_own_leaders():
+    data, truth = datasets.make_mixing(
+        num_families=3, leaders=2, followers=4, rows_of_follower=5, num_features=7, seed=2
+    )
+    assert data.num_tasks == 18
+    assert data.rows_per_task.tolist() == ([60] * 2 + [5] * 4) * 3
+    assert truth.weights.shape == (18, 7)
+    np.testing.assert_array_equal(truth.families, np.repeat([0, 1, 2], 6))
+    follower = np.tile([False] * 2 + [True] * 4, 3)
+    np.testing.assert_allclose(truth.mixing.sum(1), follower)
+    borrowed = truth.mixing > 0
+    assert not (borrowed & (truth.families[:, None] != truth.families)).any()
+    assert not borrowed[:, follower].any()
+    # 84 deviations of sd .1: their mean square is within 5 sd of it
+    away = (truth.weights - truth.mixing @ truth.weights)[follower]
+    assert abs(np.mean(away**2) / 0.01 - 1) < 5 * np.sqrt(2 / 84)
+
+
+def test_rows_of_mixing_have_the_stated_noise():
+    data, truth = datasets.make_mixing(noise=0.7, rows_of_follower=50, seed=1)
+    residual = data.y.numpy() - (data.x.numpy() * truth.weights[data.task.numpy()]).sum(1)
+    assert residual.std() == pytest.approx(0.7, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [({"leaders": 0}, "leaders must be at least 1"), ({"noise": -1.0}, "noise must be a finite")],
+)
+def test_mixing_refuses_what_is_out_of_range(argument, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.make_mixing(**argument)
+
+
 # School, landmine, sentiment: files with a pinned checksum
 
 
@@ -115,6 +151,17 @@ def test_landmine_has_the_published_size(data_home):
     assert (mines.min(), mines.max()) == (15, 48)
 
 
+def test_office_caltech10_has_the_published_size(data_home):
+    data = datasets.fetch_office_caltech10(data_home)
+    assert data.x.shape == (2533, 800)
+    assert data.tasks == ("amazon", "caltech10", "dslr", "webcam")
+    assert data.rows_per_task.tolist() == [958, 1123, 157, 295]
+    assert data.y.unique().tolist() == list(range(10))
+    assert torch.equal(data.x, data.x.round())
+    kinds = torch.stack([torch.bincount(data.y[data.task == k].long()) for k in range(4)])
+    assert kinds.min() == 8
+
+
 def test_sentiment_keeps_the_standard_split(data_home):
     train, test = datasets.fetch_sentiment(data_home)
     assert train.x.shape == (25380, 384)
@@ -126,6 +173,40 @@ def test_sentiment_keeps_the_standard_split(data_home):
         test.x.norm(dim=1), torch.ones(6400, dtype=test.x.dtype), atol=2e-3, rtol=0
     )
     assert set(test.y.tolist()) == {0.0, 1.0}
+
+
+def test_sarcos_has_the_published_size(data_home):
+    data = datasets.fetch_sarcos(data_home)
+    assert data.x.shape == (7 * 4449, 21)
+    assert data.tasks == tuple(f"joint {number}" for number in range(1, 8))
+    assert torch.equal(data.x[:4449], data.x[-4449:])  # shared inputs
+    assert data.feature_names[7] == "velocity 1"
+    # a joint's torque goes with its own acceleration more than with its velocity
+    first = torch.corrcoef(torch.stack([data.y, data.x[:, 7], data.x[:, 14]])[:, :4449])[0]
+    assert abs(first[2]) > abs(first[1])
+
+
+def test_yeast_keeps_the_standard_split(data_home):
+    train, test = datasets.fetch_yeast(data_home)
+    assert (train.x.shape, test.x.shape) == ((14 * 1500, 103), (14 * 917, 103))
+    assert train.tasks == test.tasks
+    assert train.tasks[13] == "class 14"
+    assert set(train.y.tolist()) == {0.0, 1.0}
+    share = torch.bincount(train.task, train.y) / 1500
+    assert 0.7 < share.max() < 0.8  # one class in three quarters of the genes
+    assert share.min() < 0.02
+
+
+def test_parkinsons_has_the_published_size(data_home):
+    data = datasets.fetch_parkinsons(data_home)
+    assert data.x.shape == (5875, 17)
+    assert data.y.shape == (5875, 2)
+    assert data.num_tasks == 42
+    assert (data.rows_per_task.min(), data.rows_per_task.max()) == (101, 168)
+    assert (data.y[:, 1] >= data.y[:, 0]).all()  # the motor score is part of the total
+    assert data.task_features.shape == (42, 2)
+    assert set(data.task_features[:, 1].tolist()) == {0.0, 1.0}
+    assert data.feature_names[0] == "test_time"
 
 
 # Where a file is looked for
@@ -297,3 +378,91 @@ def test_informative_features_tell_the_cluster():
 def test_clusters_refuse_impossible_sizes(arguments, message):
     with pytest.raises(ValueError, match=message):
         datasets.make_clusters(**arguments)
+
+
+# Planted tree
+
+
+def test_tree_is_what_the_truth_says():
+    data, truth = datasets.make_tree(
+        16, num_features=400, rows_per_task=(50, 90), decay=0.5, correlation=0.3, noise=0.4, seed=1
+    )
+    assert truth.weights.shape == (16, 400)
+    assert len(truth.clades) == 14
+    assert sorted(len(clade) for clade in truth.clades) == [2] * 8 + [4] * 4 + [8] * 2
+    assert 50 <= data.rows_per_task.min() < data.rows_per_task.max() <= 90
+    # two tasks whose paths part above depth d differ by two sums of steps, 4^-d + .. + 4^-3
+    for size, first in ((2, 3), (4, 2), (8, 1)):
+        expected = 2 * sum(0.25**depth for depth in range(first, 4))
+        inner = [c for c in truth.clades if 2 * len(c) == size] if size > 2 else []
+        for clade in (sorted(c) for c in truth.clades if len(c) == size):
+            half = next((c for c in inner if clade[0] in c), {clade[0]})
+            other = next(k for k in clade if k not in half)
+            square = np.square(truth.weights[clade[0]] - truth.weights[other]).mean()
+            # the mean of 400 squares has a relative sd of .071: 5 of it
+            assert square == pytest.approx(expected, rel=0.36)
+    residual = data.y.numpy() - (data.x.numpy() * truth.weights[data.task.numpy()]).sum(1)
+    assert residual.std() == pytest.approx(0.4, abs=4 * 0.4 / np.sqrt(2 * len(residual)))
+    correlation = np.corrcoef(data.x.numpy()[:, :20].T)[np.triu_indices(20, 1)]
+    assert correlation.mean() == pytest.approx(0.3, abs=0.08)
+
+
+def test_tree_comes_from_the_seed_alone():
+    first, truth = datasets.make_tree(seed=3)
+    again, _ = datasets.make_tree(seed=3)
+    other, different = datasets.make_tree(seed=4)
+    assert torch.equal(first.y, again.y)
+    assert len(other) != len(first)
+    assert truth.clades != different.clades
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_tasks": 1}, "num_tasks must be at least 2 .* got 1 and 24"),
+        ({"num_features": 0}, "got 32 and 0"),
+        ({"rows_per_task": (9, 3)}, r"rows_per_task must be .* got \(9, 3\)"),
+        ({"decay": 0.0}, "decay must be positive and finite; got 0.0"),
+        ({"correlation": 1.0}, r"correlation must lie in \[0, 1\); got 1.0"),
+        ({"noise": -1.0}, "noise must be a finite number >= 0; got -1.0"),
+    ],
+)
+def test_tree_refuses_impossible_sizes(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.make_tree(**arguments)
+
+
+# Sparse groups with a known truth
+
+
+def test_sparse_weights_are_zero_outside_active_groups():
+    data, truth = datasets.make_sparse(4, 15, group_sizes=(1, 3, 2), num_active=1, rank=2, seed=2)
+    assert data.x.shape == (60, 6)
+    assert truth.groups.tolist() == [0, 1, 1, 1, 2, 2]
+    assert truth.active.sum() == 1
+    assert ((truth.weights != 0) == truth.active[truth.groups]).all()
+    assert truth.loading.shape == (4, 2)
+    assert torch.equal(data.x[:15], data.x[15:30])
+    residual = data.y.numpy() - np.einsum("nd,nd->n", data.x, truth.weights[data.task])
+    assert 0.07 < residual.std() < 0.13
+
+
+def test_sparse_weights_have_the_planted_rank():
+    _, truth = datasets.make_sparse(6, 5, num_active=8, rank=3, own=0.0, seed=1)
+    assert np.linalg.matrix_rank(truth.weights) == 3
+    data, _ = datasets.make_sparse(6, 5, shared_inputs=False)
+    assert not torch.equal(data.x[:5], data.x[5:10])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rows": 0}, "must be at least 1"),
+        ({"group_sizes": (2, 0)}, "must be at least 1"),
+        ({"num_active": 9}, "1..8"),
+        ({"noise": -1.0}, "at least 0"),
+    ],
+)
+def test_sparse_sizes_that_make_no_sense(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.make_sparse(**arguments)

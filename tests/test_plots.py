@@ -18,6 +18,7 @@ from scipy.stats import norm
 
 import bmm_multitask_learning
 from bmm_multitask_learning import metrics, plots
+from bmm_multitask_learning.trees.task_tree import TaskTree, caterpillar
 
 SIZES = (1, 65, 1000)
 
@@ -88,6 +89,8 @@ def drawings(num_tasks: int) -> dict[str, Callable[..., Axes]]:
         "shrinkage": partial(plots.shrinkage, made["own"], made["fitted"], tasks=names, **grouped),
         "relations": partial(plots.relations, share @ share.T, tasks=names),
         "responsibilities": partial(plots.responsibilities, share, tasks=names),
+        "tree": partial(plots.tree, caterpillar(num_tasks, torch.ones(())), tasks=names),
+        "relevance": partial(plots.relevance, share[:, 0], groups=names),
         "forest": partial(plots.forest, *ends, tasks=names, reference=0.0),
         "predictions": partial(plots.predictions, made["own"][:, 0], *ends, task=names),
         "coverage": partial(
@@ -307,6 +310,13 @@ def test_responsibilities_are_one_bar_a_task_sorted_by_cluster_and_certainty(ax:
     assert legend_texts(ax) == ["cluster 1: 2 tasks", "cluster 2: 2 tasks", "cluster 3: 0 tasks"]
 
 
+def test_relevance_falls_from_left_to_right_and_zero_stays_on_the_axis(ax: Axes) -> None:
+    plots.relevance([0.2, 5.0, 0.0, 1e-3], groups=["w", "x", "y", "z"], ax=ax)
+    assert tick_texts(ax.get_xticklabels()) == ["x", "w", "z", "y"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [5.0, 0.2, 1e-3, 5e-8])
+    assert ax.get_yscale() == "log"
+
+
 def test_responsibilities_of_a_thousand_tasks_are_rasterised_bars(ax: Axes) -> None:
     drawings(1000)["responsibilities"](ax=ax)
     assert [len(bars.get_paths()) for bars in ax.collections] == [1000] * 3
@@ -513,6 +523,8 @@ ROW = np.zeros(3)
         (lambda: plots.relations(SQUARE, clusters=[0, -1, 0]), "clusters must hold integers"),
         (lambda: plots.responsibilities(2 * SQUARE), "rows that sum to 1.*sums to 2"),
         (lambda: plots.responsibilities(ROW), r"responsibilities must have shape \(K, C\)"),
+        (lambda: plots.relevance(-ROW - 1), "relevance must be finite and non-negative"),
+        (lambda: plots.relevance(ROW, groups="ab"), "groups must hold 3 names"),
         (lambda: plots.calibration([50, 90], [48, 93]), "nominal must lie between 0 and 1"),
         (lambda: plots.calibration([0.5], [0.5], counts=0), "counts must be at least 1"),
         (lambda: plots.coverage(ROW, lambda _: PAIR, levels=[1.0]), "levels must lie between"),
@@ -549,3 +561,19 @@ def test_without_matplotlib_the_first_picture_names_the_extra(
     bare = importlib.import_module(plots.__name__)
     with pytest.raises(ImportError, match=r"pip install 'bmm-multitask-learning\[plots\]'"):
         bare.forest(ROW, ROW, ROW)
+
+
+# ---- tree
+
+
+def test_branches_meet_at_the_distance_of_the_tasks(ax: Axes) -> None:
+    found = TaskTree(torch.tensor([[0, 2], [1, 3]]), torch.tensor([0.25, 1.0]))
+    plots.tree(found, tasks=["a", "b", "c"], mixing=0.8, ax=ax)
+    names = tick_texts(ax.get_yticklabels())
+    (branches,) = lines_of(ax)
+    first, last = (path.vertices for path in branches.get_paths())
+    assert first[:, 0] == pytest.approx([0.0, 0.4, 0.4, 0.0])  # 1 - .8 (1 - .25)
+    assert {names[int(place)] for place in first[[0, -1], 1]} == {"a", "c"}
+    assert last[:, 0] == pytest.approx([0.0, 1.0, 1.0, 0.4])
+    with pytest.raises(ValueError, match="tasks must hold 3 names"):
+        plots.tree(found, tasks=["a"], ax=ax)

@@ -8,11 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from bmm_multitask_learning import PooledTasks, SharedGaussian, TaskClustering
+from bmm_multitask_learning import (
+    LatentHierarchy,
+    PooledTasks,
+    SharedGaussian,
+    SparseBayesian,
+    TaskClustering,
+)
 from bmm_multitask_learning.priors import IndependentTasks
-from tests.benchmarks import landmine, planted, school, sentiment
+from tests.benchmarks import landmine, planted, sarcos, school, sentiment
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +50,25 @@ def test_landmine(size: int) -> None:
     assert mean.AUC["shared"] > mean.AUC["pooled"]
 
 
+@pytest.mark.parametrize("rows", ["50 a torque", "100 a torque"])
+def test_sarcos(rows: str) -> None:
+    """Below regressions of each torque by itself, also sparse ones."""
+    mean = (
+        sarcos.measure(10, {"sparse": SparseBayesian}, (rows,))
+        .groupby("method")
+        .mean(numeric_only=True)
+    )
+    assert mean.nMSE["sparse"] < mean.nMSE["RidgeCV, per torque"] - 0.005
+    assert mean.nMSE["sparse"] < mean.nMSE["ARDRegression, per torque"]
+    assert 0.85 <= mean.coverage["sparse"] <= 0.92
+
+
+def test_sparse_prior_on_school() -> None:
+    """Nothing is sparse there: a little below the shared prior, and no worse."""
+    mean = school.measure(3, {"sparse": SparseBayesian}).groupby("method").mean()
+    assert mean.EV_global["sparse"] >= 0.375
+
+
 def test_centre_does_not_collapse() -> None:
     """At 20 rows a task the shared prior is worth as much as pooling, up to 1 %."""
     priors = {"pooled": PooledTasks, "shared": lambda: SharedGaussian("isotropic")}
@@ -68,7 +94,9 @@ def test_one_planted_cluster() -> None:
 
 
 @pytest.mark.parametrize("rows", planted.ROWS_OF_UNRELATED)
-@pytest.mark.parametrize("method", ["SharedGaussian", "TaskClustering, C chosen"])
+@pytest.mark.parametrize(
+    "method", ["SharedGaussian", "SparseBayesian", "TaskClustering, C chosen"]
+)
 def test_unrelated_tasks_are_left_alone(method: str, rows: int) -> None:
     ratios = []
     for seed in range(5):
@@ -76,3 +104,32 @@ def test_unrelated_tasks_are_left_alone(method: str, rows: int) -> None:
         base = planted.error(IndependentTasks(), data, weights)
         ratios.append(planted.error(planted.UNRELATED[method](), data, weights)[0] / base[0])
     assert np.max(ratios) <= 1.02
+
+
+def test_planted_tree() -> None:
+    found = pd.DataFrame(planted.found_tree(seed) for seed in range(10))
+    assert found.clades.mean() >= 0.92
+    assert found.clades.mean() >= found.linkage.mean() + 0.05
+    assert (found.mixing >= 0.8).all()
+    assert (found.error <= 0.85).all()
+
+
+@pytest.mark.parametrize("rows", planted.ROWS_OF_UNRELATED)
+def test_no_tree_where_there_is_none(rows: int) -> None:
+    for seed in range(5):
+        data, weights = planted.unrelated(seed, rows)
+        shared = planted.error(SharedGaussian("diagonal"), data, weights)[0]
+        assert planted.error(LatentHierarchy(), data, weights)[0] <= 1.02 * shared
+
+
+def test_school_has_no_tree() -> None:
+    priors = {"shared": SharedGaussian, "hierarchy": lambda: LatentHierarchy("full")}
+    mean = school.measure(3, priors).groupby("method").mean()
+    assert abs(mean.EV_global["hierarchy"] - mean.EV_global["shared"]) <= 0.003
+
+
+def test_landmine_along_a_tree() -> None:
+    priors = {"shared": lambda: SharedGaussian("diagonal"), "hierarchy": LatentHierarchy}
+    table = landmine.measure(10, (80,), priors)
+    wide = table.pivot_table(index="split", columns="method", values="AUC")
+    assert (wide.hierarchy >= wide.shared).sum() >= 7

@@ -1,7 +1,8 @@
 """The bound of `SVI` with `TaskClustering` and `Gaussian`, written by hand in PyTorch alone.
 
 Same guide, same hyperpriors, same gradient: one step on all rows is the yardstick for a step of
-the library. Covariances are isotropic.
+the library. Covariances are isotropic. The expected log likelihood is summed over rows, or taken
+from sums over rows made once, as the library does for Gaussian noise.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class PlainLoop:
         x: (K, n, D), y: (K, n).
         centre: (C, D) at the start; precision, proportion: (C,); noise: precision, scalar.
         scatter, noise_scatter: of the hyperpriors, scalars.
+        by_rows: whether E_q[log p(y | W)] is summed row by row.
         lr: Adam's learning rate.
     """
 
@@ -35,9 +37,11 @@ class PlainLoop:
         noise: Tensor,
         scatter: Tensor,
         noise_scatter: Tensor,
+        *,
+        by_rows: bool,
         lr: float = 0.01,
     ) -> None:
-        self.x, self.y = x, y
+        self.x, self.y, self.by_rows = x, y, by_rows
         self.simplex = biject_to(constraints.simplex)
         start = (centre, precision.log(), self.simplex.inv(proportion), noise.log())
         self.loc = [value.clone().requires_grad_() for value in start]
@@ -93,16 +97,20 @@ class PlainLoop:
         log_normaliser = joint.logsumexp(-1)
         r = (joint - log_normaliser[:, None]).exp()
         spread = inverse * root[:, None]  # (K, C, D, D): covariance is spreadᵀ spread
-        # E_q[log sites], on statistics; E_q[log p(y | W)], on rows as minibatches need it
+        # E_q[bᵀw − ½ wᵀAw] of each task and cluster
         quadratic = torch.einsum("kcd,kde,kce->kc", mean, A, mean)
         trace = ((spread @ A[:, None]) * spread).sum((-2, -1))
         sites = torch.einsum("kcd,kd->kc", mean, b) - 0.5 * (quadratic + trace)
-        f = torch.einsum("knd,kcd->kcn", self.x, mean)
-        variance = (spread @ self.x[:, None].mT).square().sum(-2)  # (K, C, n)
-        error = (self.y[:, None] - f).square() + variance
-        likelihood = 0.5 * (noise.log() - math.log(2 * math.pi) - noise * error)
+        if self.by_rows:
+            f = torch.einsum("knd,kcd->kcn", self.x, mean)
+            variance = (spread @ self.x[:, None].mT).square().sum(-2)  # (K, C, n)
+            error = ((self.y[:, None] - f).square() + variance).sum(-1)
+        else:  # the sites at unit noise are the statistics
+            error = self.square[:, None] - (2 / self.site_noise) * sites
+        count = self.x.shape[1]
+        likelihood = 0.5 * (count * (noise.log() - math.log(2 * math.pi)) - noise * error)
         bound = bound + log_normaliser.sum()
-        bound = bound + (r * (likelihood.sum(-1) - sites)).sum()
+        bound = bound + (r * (likelihood - sites)).sum()
         self.drawn_noise = noise.detach()
         return -bound
 

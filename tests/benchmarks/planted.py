@@ -6,20 +6,25 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import torch
+from scipy.cluster.hierarchy import average
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
 from bmm_multitask_learning import (
     IndependentTasks,
+    LatentHierarchy,
     MultitaskModel,
     PooledTasks,
     SharedGaussian,
+    SparseBayesian,
     TaskClustering,
     TaskData,
     datasets,
     fit,
 )
 from bmm_multitask_learning.priors import TaskPrior
+from bmm_multitask_learning.trees import TaskTree
 
 from .record import markdown, write
 
@@ -32,6 +37,7 @@ UNRELATED: dict[str, Callable[[], TaskPrior]] = {
     "SharedGaussian": SharedGaussian,
     "SharedGaussian, diagonal": lambda: SharedGaussian("diagonal"),
     "SharedGaussian, isotropic": lambda: SharedGaussian("isotropic"),
+    "SparseBayesian": SparseBayesian,
     "TaskClustering, C chosen": lambda: TaskClustering("auto"),
     "TaskClustering, C = 4": lambda: TaskClustering(4),
 }
@@ -61,6 +67,25 @@ def found(num_clusters: int | str, covariance: str, planted: int, seed: int) -> 
         "ARI": adjusted_rand_score(truth.labels, labels),
         "clusters": len(np.unique(labels)),
         "seconds": result.seconds,
+    }
+
+
+def found_tree(seed: int) -> dict[str, float]:
+    """Find a planted tree; the share of its clades that are found, here and by average linkage."""
+    data, truth = datasets.make_tree(seed=seed)
+    model, shared = (MultitaskModel(p) for p in (LatentHierarchy(), SharedGaussian("diagonal")))
+    for each in (model, shared):
+        fit(each, data, progress=False)
+    ridge = MultitaskModel(IndependentTasks())
+    fit(ridge, data, progress=False)
+    linkage = average(ridge.weights.mean.numpy())
+    joined = TaskTree(torch.as_tensor(linkage[:, :2].astype(int)), torch.as_tensor(linkage[:, 2]))
+    errors = [np.linalg.norm(m.weights.mean.numpy() - truth.weights) for m in (model, shared)]
+    return {
+        "clades": len(set(model.prior.tree.clades()) & truth.clades) / len(truth.clades),
+        "linkage": len(set(joined.clades()) & truth.clades) / len(truth.clades),
+        "mixing": float(model.prior.mixing_weight),
+        "error": errors[0] / errors[1],
     }
 
 

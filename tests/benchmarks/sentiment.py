@@ -49,7 +49,7 @@ Accuracy less that of pooled tasks on the same draws, ± standard error:
 
 {pairs}
 
-Draws without regard to the class, as many as n rows may come, are harder at 20 rows:
+Draws without regard to the class are harder:
 
 {random}
 """
@@ -102,7 +102,7 @@ def main(repeats: int = 5) -> None:
     """Measure, and write the tables."""
     rows = measure(repeats, (*SIZES, None))
     shared = {k: v for k, v in PRIORS.items() if k != "IndependentTasks"}
-    plain = measure(repeats, (20,), shared, with_both_classes)
+    plain = measure(repeats, (20, 50), shared, with_both_classes)
     page = PAGE.format(
         repeats=repeats,
         last=repeats - 1,

@@ -1,0 +1,291 @@
+"""What is special to the sparse prior: groups, the low rank, relevance, planted truth."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import MultiTaskLassoCV
+
+from bmm_multitask_learning import (
+    NUTS,
+    CoordinateAscent,
+    Gaussian,
+    IndependentTasks,
+    MultitaskModel,
+    MultitaskRegressor,
+    SparseBayesian,
+    datasets,
+    fit,
+    load,
+)
+
+from .cases import built_model, make_data
+from .reference import dense_posterior
+
+GROUPS = [4, 7, 4, 0, 7]  # sizes 2, 2 and 1, out of order
+MIXING = {
+    "gamma": (1.5, 0.0, 1.0),
+    "inverse gamma": (-1.0, 1.0, 0.0),
+    "inverse Gaussian": (-0.5, 0.4, 0.8),
+}
+
+
+def built(groups=GROUPS, *, rank=3, mixing=(0.5, 0.3, 0.8), seed=1, outputs=None):
+    """A model with hyperparameters drawn from their prior, and its data."""
+    data = make_data(seed=seed, outputs=outputs)
+    prior = SparseBayesian(groups, rank, mixing=mixing)
+    return built_model(prior, Gaussian("task"), data, seed=seed), data
+
+
+def conditioned(model, data):
+    family = model.family()
+    summary = family.likelihood.summarise(model.rows("tasks", data))
+    statistics = family.likelihood.statistics(summary, family.likelihood.eta)
+    return family.prior.condition(statistics, family.prior.eta)
+
+
+# ---- the closed form ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_evidence_with_groups_is_that_of_the_dense_gaussian(rank, outputs):
+    model, data = built(rank=rank, seed=rank, outputs=outputs)
+    expected = dense_posterior(model.prior, model.likelihood, data)
+    assert model.log_evidence(data).value == pytest.approx(expected.log_evidence, rel=1e-8)
+    posterior = conditioned(model, data)
+    means = posterior.means[:, 0].movedim(1, 0).flatten(1)
+    np.testing.assert_allclose(means, expected.mean, rtol=1e-7, atol=1e-9)
+
+
+def test_groups_share_a_precision():
+    model, _ = built()
+    precision = model.prior._variance(model.prior.eta)[0] / model.prior.scatter[0]
+    assert model.prior.precision.shape == (3,)  # in the order 0, 4, 7
+    expected = 1 / (model.prior.level * model.prior.precision[[1, 2, 1, 0, 2]])
+    torch.testing.assert_close(precision, expected)
+
+
+@pytest.mark.parametrize("mixing", MIXING)
+def test_the_bound_rises_to_where_its_gradient_is_zero(mixing):
+    """EM with the terms of each hyperprior ends at a stationary point of log p(D, η)."""
+    data = make_data(rows=(9, 6, 12, 7))
+    model = MultitaskModel(SparseBayesian(GROUPS, rank=2, mixing=MIXING[mixing]))
+    engine = CoordinateAscent(max_iter=2000, tol=1e-13)
+    history = np.array(fit(model, data, engine=engine, progress=False).history)
+    assert (np.diff(history) >= -1e-8 * np.abs(history[1:])).all()
+    prior, likelihood = model.prior, model.likelihood
+    summary = likelihood.summarise(model.rows("tasks", data))
+    statistics = likelihood.statistics(summary, likelihood.eta)
+    eta = {name: value.clone().requires_grad_() for name, value in prior.eta.items()}
+    log_joint = prior.condition(statistics, eta).log_normaliser + prior.log_hyperprior(eta)
+    gradients = torch.autograd.grad(log_joint, list(eta.values()))
+    for (name, value), gradient in zip(eta.items(), gradients, strict=True):
+        steps = gradient * (value.detach().abs() if name != "loading" else 1.0)
+        assert steps.abs().max() < 2e-3, name
+
+
+def test_order_of_features_and_names_of_groups_do_not_matter():
+    data = make_data()
+    order = np.array([3, 0, 4, 2, 1])
+    found = []
+    for groups, part in (
+        (GROUPS, data),
+        ((np.array(GROUPS) * 10 - 3)[order], data.with_x(data.x[:, order])),
+    ):
+        model = MultitaskModel(SparseBayesian(groups, rank=2))
+        fit(model, part, engine=CoordinateAscent(max_iter=4), progress=False)
+        found.append(model)
+    torch.testing.assert_close(found[1].weights.mean, found[0].weights.mean[:, order])
+    torch.testing.assert_close(found[1].prior.relevance, found[0].prior.relevance)
+
+
+def test_a_task_outside_the_fit_has_a_typical_row_of_loadings():
+    """w = Σ_r v_r z_r + e, v of the mean and covariance of the rows of V: first two moments."""
+    model, data = built(rank=2, outputs=2)
+    prior = model.prior
+    posterior = conditioned(model, data)
+    law = prior.population(prior.eta, posterior, None, 4)
+    assert law.means.shape == (4, 1, 2, 5)
+    V = prior.loading.numpy()
+    typical, spread = V.mean(1), np.cov(V, bias=True)
+    centre = posterior.centre()
+    z = centre.mean[0].unflatten(-1, (2, 5)).numpy()  # (O, R, D)
+    root = centre.root[0].unflatten(1, (2, 5)).numpy()
+    joint = np.einsum("ordj,osej->orsde", root, root)
+    second = typical[:, None] * typical + spread
+    expected = np.einsum("rs,orsde->ode", second, joint)
+    expected += np.einsum("rs,ord,ose->ode", spread, z, z)
+    expected += np.stack([np.diag(part) for part in prior._variance(prior.eta).numpy()])
+    np.testing.assert_allclose(law.means[2, 0], np.einsum("r,ord->od", typical, z))
+    np.testing.assert_allclose(law.covariance[3], expected, rtol=1e-9, atol=1e-12)
+
+
+# ---- read-outs ----------------------------------------------------------------------------
+
+
+def test_relevance_is_the_mean_square_of_a_groups_weights():
+    data = make_data()
+    model = MultitaskModel(SparseBayesian(GROUPS, rank=2))
+    fit(model, data, engine=CoordinateAscent(max_iter=3), progress=False)
+    draws = model.weights.sample(40_000, seed=1) / model.prior.scatter[0].sqrt()
+    for g, columns in enumerate([[3], [0, 2], [1, 4]]):
+        square = float(draws[..., columns].square().mean())
+        assert float(model.prior.relevance[g]) == pytest.approx(square, rel=0.02)
+
+
+def test_task_covariance_is_that_of_the_prior():
+    model, _ = built(rank=2)
+    prior = model.prior
+    law = prior(prior.eta)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        W = law.sample((100_000,))[:, :, 0] * prior.precision[1].sqrt()  # group 4: features 0, 2
+    white = (W / prior.scatter[0].sqrt())[..., [0, 2]]
+    found = torch.einsum("skd,sjd->kj", white, white) / white[:, 0].numel()
+    std = prior.task_covariance.diagonal().sqrt()
+    error = (found - prior.task_covariance) / std / std[:, None]
+    assert error.abs().max() < 0.02  # 6 standard errors
+    correlation = prior.task_covariance / std / std[:, None]
+    torch.testing.assert_close(prior.relations(), correlation.abs())
+
+
+def test_tasks_are_added_to_the_read_outs_by_adapt():
+    data = make_data(rows=(9, 6, 12, 7))
+    model = MultitaskModel(SparseBayesian(GROUPS))
+    fit(model, data.select_tasks([0, 1, 2]), progress=False)
+    adapted = model.adapt(data.select_tasks([3]))
+    relations = adapted.relations()
+    assert relations.shape == (4, 4)
+    torch.testing.assert_close(relations[:3, :3], model.relations())
+    assert adapted.prior.relevance.shape == (3,)
+    assert (adapted.prior.relevance != model.prior.relevance).all()
+
+
+def test_relevance_averages_over_draws_of_the_hyperparameters():
+    """NUTS leaves a mixture; `adapt` computes the relevance of all of it."""
+    data = make_data(rows=(9, 6, 12, 7), num_features=3)
+    model = MultitaskModel(SparseBayesian([0, 1, 1]))
+    engine = NUTS(num_samples=8, warmup_steps=5, max_tree_depth=3)
+    fit(model, data.select_tasks([0, 1, 2]), engine=engine, progress=False)
+    adapted = model.adapt(data.select_tasks([3]))
+    weights = adapted.weights
+    square = (weights.mean.square() + weights.std.square()) / adapted.prior.scatter
+    expected = torch.stack([square[:, 0].mean(), square[:, 1:].mean()])
+    torch.testing.assert_close(adapted.prior.relevance, expected)
+
+
+def test_a_fresh_object_takes_a_state_dict():
+    model, _ = built()
+    fresh, _ = built(seed=2)
+    fresh.load_state_dict(model.state_dict())
+    for name, value in model.prior.eta.items():
+        assert torch.equal(fresh.prior.eta[name], value)
+
+
+# ---- planted truth ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_planted_groups_are_found(seed):
+    """8 groups of 1, 2, 3 and 7 features, 2 of them active, 20 rows for 26 features."""
+    data, truth = datasets.make_sparse(seed=seed)
+    model = MultitaskModel(SparseBayesian(truth.groups, rank=2))
+    fit(model, data, progress=False)
+    relevance = model.prior.relevance.numpy()
+    assert relevance[truth.active].min() >= 50 * relevance[~truth.active].max()
+    x, Y = data.x[:20].numpy(), data.y.reshape(5, 20).T.numpy()
+
+    def error(weights):
+        return np.sqrt(np.mean((weights - truth.weights) ** 2))
+
+    found = error(model.weights.mean.numpy())
+    assert found <= 0.25 * error((np.linalg.pinv(x) @ Y).T)
+    assert found < error(MultiTaskLassoCV(fit_intercept=False, cv=5).fit(x, Y).coef_)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_planted_rank_survives(seed):
+    data, truth = datasets.make_sparse(12, rows=40, rank=2, own=0.1, num_active=4, seed=seed)
+    model = MultitaskModel(SparseBayesian(truth.groups, rank=2))
+    fit(model, data, progress=False)
+    own, planted = model.prior.loading.numpy(), truth.loading.T
+    assert np.linalg.svd(own, compute_uv=False)[1] > 1.0
+    # the planted columns lie in the span of those found
+    basis = np.linalg.qr(own.T)[0]
+    residual = planted.T - basis @ (basis.T @ planted.T)
+    assert np.linalg.norm(residual) < 0.3 * np.linalg.norm(planted)
+
+
+@pytest.mark.parametrize(("groups", "price"), [([0] * 26, 1.03), (None, 1.1)])
+def test_what_sparsity_costs_where_nothing_is_sparse_or_shared(groups, price):
+    """RMSE over that of independent tasks: nothing for one group, some for 26 unneeded ones."""
+    errors = {"sparse": [], "independent": []}
+    for seed in range(3):
+        data, truth = datasets.make_sparse(
+            6, 30, group_sizes=[26], num_active=1, noise=1.0, shared_inputs=False, seed=seed
+        )
+        rng = np.random.default_rng(100 + seed)
+        weights = rng.standard_normal(truth.weights.shape)
+        noise = rng.standard_normal(data.num_rows)
+        y = np.einsum("nd,nd->n", data.x.numpy(), weights[data.task.numpy()]) + noise
+        part = data._replace(y=torch.as_tensor(y))
+        for name, prior in (
+            ("sparse", SparseBayesian(groups)),
+            ("independent", IndependentTasks()),
+        ):
+            model = MultitaskModel(prior)
+            fit(model, part, progress=False)
+            errors[name].append(np.mean((model.weights.mean.numpy() - weights) ** 2))
+    assert np.sqrt(np.mean(errors["sparse"]) / np.mean(errors["independent"])) < price
+
+
+# ---- settings -----------------------------------------------------------------------------
+
+
+def test_an_estimators_intercept_is_a_group_before_the_others():
+    data = make_data(rows=(20, 15, 18))
+    x, y, task = data.x.numpy(), data.y.numpy(), data.task.numpy()
+    estimator = MultitaskRegressor(SparseBayesian(np.array(GROUPS)))
+    prior = clone(estimator).fit(x, y, task=task).model_.prior
+    assert prior.group.tolist() == [0, 2, 3, 2, 1, 3]
+    assert prior.relevance.shape == (4,)
+
+
+def test_groups_of_any_kind_of_array_are_saved(tmp_path):
+    data = make_data()
+    for number, groups in enumerate((GROUPS, np.array(GROUPS), torch.tensor(GROUPS))):
+        model = MultitaskModel(SparseBayesian(groups))
+        fit(model, data, engine=CoordinateAscent(max_iter=2), progress=False)
+        model.save(tmp_path / str(number))
+        config = json.loads((tmp_path / str(number) / "config.json").read_text())
+        assert config["families"]["tasks"]["prior"]["arguments"]["groups"] == GROUPS
+        again = load(tmp_path / str(number))
+        assert torch.equal(again.prior.relevance, model.prior.relevance)
+        assert torch.equal(again.prior.group, model.prior.group)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "rank must be at least 1; got 0"),
+        ({"groups": [0.5, 1.0]}, "whole numbers, one for each feature"),
+        ({"groups": [[0, 1]]}, "whole numbers, one for each feature"),
+        ({"mixing": (0.5, 0.0, 1.0)}, "order >= 1 where chi = 0"),
+        ({"mixing": (1.0, 1.0, 0.0)}, "order < 0 where phi = 0"),
+        ({"mixing": (1.0, -1.0, 1.0)}, "chi >= 0"),
+    ],
+)
+def test_settings_that_make_no_sense(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SparseBayesian(**arguments)
+
+
+def test_groups_must_fit_the_features():
+    model = MultitaskModel(SparseBayesian([0, 1, 1]))
+    with pytest.raises(ValueError, match="3 features their group; the model has 5"):
+        fit(model, make_data(), progress=False)

@@ -1,0 +1,280 @@
+"""VariationalWeighting: the four forms of its prior, its references, whom it borrows from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bmm_multitask_learning import (
+    NUTS,
+    SVI,
+    Bernoulli,
+    Categorical,
+    CoordinateAscent,
+    Gaussian,
+    IndependentTasks,
+    MultitaskModel,
+    TaskData,
+    VariationalWeighting,
+    datasets,
+    fit,
+    load,
+)
+from bmm_multitask_learning.backbones import MLP
+from bmm_multitask_learning.engines.coordinate_ascent import Ascent
+from bmm_multitask_learning.likelihoods import Poisson
+from bmm_multitask_learning.priors.variational_weighting import (
+    exact,
+    log_linear,
+    moment_matched,
+    weighted_sum,
+)
+
+from . import asserts
+from .cases import LIKELIHOODS, make_data
+from .engines.test_coordinate_ascent import assert_never_falls
+
+MIXTURES = ("moment_matched", "log_linear", "exact", "weighted_sum")
+
+
+@pytest.fixture(params=MIXTURES)
+def mixture(request):
+    return request.param
+
+
+# ---- the four forms -----------------------------------------------------------------------
+
+
+def three_references():
+    """Means -2, 0, 2 of variance 1, weights of one third; the second feature has other numbers."""
+    loc = torch.tensor([[-2.0, 1.0], [0.0, 1.0], [2.0, 4.0]]).double()[None, :, None]
+    variance = torch.tensor([[1.0, 0.5], [1.0, 2.0], [1.0, 0.5]]).double()[None, :, None]
+    return torch.full((1, 3), 1 / 3).double(), loc, variance
+
+
+def test_moments_are_those_of_the_mixture():
+    share, loc, variance = three_references()
+    law = moment_matched(share, loc, variance)
+    torch.testing.assert_close(law.loc, torch.tensor([[[[0.0, 2.0]]]]).double())
+    # 1 + 8 / 3, which the released code has as 1 / 3;  1 + 2
+    torch.testing.assert_close(law.variance, torch.tensor([[[[11 / 3, 3.0]]]]).double())
+
+
+def test_weighted_sum_is_the_released_code():
+    law = weighted_sum(*three_references())
+    torch.testing.assert_close(law.loc, torch.tensor([[[[0.0, 2.0]]]]).double())
+    torch.testing.assert_close(law.variance, torch.tensor([[[[1 / 3, 1 / 3]]]]).double())
+
+
+def test_log_linear_is_the_normalised_geometric_mean():
+    share, loc, variance = three_references()
+    law = log_linear(share, loc, variance)
+    grid = torch.linspace(-9, 11, 4001).double()[:, None]
+    parts = torch.distributions.Normal(loc[0, :, 0, None], variance[0, :, 0, None].sqrt())
+    pooled = (share[0][:, None, None] * parts.log_prob(grid)).sum(0).exp()  # (4001, D)
+    pooled = pooled / pooled.sum(0)
+    mean = (pooled * grid).sum(0)
+    torch.testing.assert_close(law.loc[0, 0, 0], mean, rtol=1e-5, atol=1e-6)  # a grid of .005
+    torch.testing.assert_close(
+        law.variance[0, 0, 0], (pooled * (grid - mean) ** 2).sum(0), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_exact_is_the_mixture_itself():
+    share, loc, variance = three_references()
+    law = exact(share, loc, variance)
+    torch.testing.assert_close(law.log_weights.exp(), share)
+    assert law.loc is loc
+    assert law.variance is variance
+
+
+# ---- the surrogate ------------------------------------------------------------------------
+
+
+def test_without_references_it_is_independent_tasks():
+    data = make_data(rows=(7, 2, 11, 5))
+    found = {}
+    for prior in (IndependentTasks(), VariationalWeighting()):
+        model = MultitaskModel(prior)
+        model.build(data)
+        rows = model.rows("tasks", data)
+        model.likelihood.initialise(rows)
+        ascent = Ascent(model.family(), rows)
+        prior.initialise(ascent.statistics(), torch.Generator().manual_seed(0), 0)
+        for _ in range(60):
+            ascent.cycle(ascent.step())
+        found[type(prior)] = ascent.posterior()
+    alone, first = found[IndependentTasks], found[VariationalWeighting]
+    torch.testing.assert_close(first.mean, alone.mean, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(first.std, alone.std, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("likelihood_name", LIKELIHOODS)
+def test_surrogate_never_falls_while_the_references_stand(mixture, likelihood_name):
+    data = make_data(likelihood_name.split("-")[0], rows=(7, 2, 11, 5), num_features=3)
+    model = MultitaskModel(VariationalWeighting(mixture), LIKELIHOODS[likelihood_name]())
+    engine = CoordinateAscent(max_iter=10, tol=1e-13)
+    assert_never_falls(fit(model, data, engine=engine, progress=False).history)
+
+
+def test_mixing_is_a_mode(mixture):
+    """Other weights near those found have a lower surrogate."""
+    data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=1)
+    model = MultitaskModel(VariationalWeighting(mixture))
+    fit(model, data, engine=CoordinateAscent(tol=1e-9), progress=False)
+    prior = model.prior
+
+    def value(eta):
+        return model.log_evidence(data).value + float(prior.log_hyperprior(eta))
+
+    best, share = value(prior.eta), prior.share.clone()
+    for seed in range(6):
+        noise = torch.randn(share.shape, generator=torch.Generator().manual_seed(seed))
+        moved = (share.log() + 0.2 * noise).softmax(-1)
+        prior.set_eta({"share": moved})
+        assert value(prior.eta) < best + 1e-6
+
+
+def test_uncertainty_does_not_shrink_with_refreshes():
+    """Where the released code's variance halves it."""
+    data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=2)
+    spread = {}
+    for name in ("moment_matched", "weighted_sum"):
+        for refreshes in (1, 3):
+            model = MultitaskModel(VariationalWeighting(name, refreshes=refreshes))
+            fit(model, data, progress=False)
+            spread[name, refreshes] = float(model.weights.std.mean())
+    assert spread["moment_matched", 3] > 0.9 * spread["moment_matched", 1]
+    assert spread["weighted_sum", 3] < 0.7 * spread["moment_matched", 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weight_falls_on_the_own_family(seed):
+    data, truth = datasets.make_mixing(seed=seed)
+    model = MultitaskModel(VariationalWeighting())
+    fit(model, data, progress=False)
+    mixing = model.relations().numpy()
+    np.testing.assert_allclose(mixing.sum(1), 1.0)
+    assert np.abs(np.diag(mixing)).max() == 0
+    inside = (mixing * (truth.families[:, None] == truth.families)).sum(1)
+    assert inside.mean() > 0.8
+    follower = truth.mixing.sum(1) > 0
+    alone = MultitaskModel(IndependentTasks())
+    fit(alone, data, progress=False)
+    error = [np.abs(m.weights.mean.numpy() - truth.weights)[follower] for m in (model, alone)]
+    assert error[0].mean() < 0.9 * error[1].mean()
+
+
+def test_one_task_is_left_with_the_anchor():
+    data = make_data(rows=(9,))
+    found = {}
+    for prior in (IndependentTasks(), VariationalWeighting()):
+        model = MultitaskModel(prior)
+        fit(model, data, engine=CoordinateAscent(tol=1e-10), progress=False)
+        found[type(prior)] = model
+    weighted = found[VariationalWeighting]
+    assert torch.equal(weighted.prior.anchor_weight, torch.ones(1).double())
+    assert torch.equal(weighted.prior.mixing, torch.zeros(1, 1).double())
+    mean = found[IndependentTasks].weights.mean
+    torch.testing.assert_close(weighted.weights.mean, mean, rtol=1e-3, atol=1e-3)
+
+
+# ---- conformance --------------------------------------------------------------------------
+
+
+def test_event_shape(mixture):
+    asserts.assert_event_shape(lambda: VariationalWeighting(mixture), 4)
+
+
+def test_prior_matters(mixture):
+    asserts.assert_prior_matters(lambda: VariationalWeighting(mixture))
+
+
+def test_recovers_truth():
+    asserts.assert_recovers_truth(VariationalWeighting)
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian, lambda: Categorical(4)])
+def test_save_load_same_prediction(mixture, likelihood, tmp_path):
+    data = make_data("gaussian" if likelihood is Gaussian else "categorical")
+    asserts.assert_save_load_same_prediction(
+        lambda: VariationalWeighting(mixture), likelihood, data, tmp_path
+    )
+
+
+@pytest.mark.parametrize("engine", [CoordinateAscent(max_iter=3), SVI(steps=4, batch_size=8)])
+def test_deterministic_and_without_a_trace(mixture, engine):
+    data = make_data("bernoulli", num_features=2)
+    for check in (asserts.assert_deterministic_given_seed, asserts.assert_leaves_no_trace):
+        check(lambda: VariationalWeighting(mixture), Bernoulli, data, engine)
+
+
+def test_svi_stays_near_the_closed_form():
+    """SVI integrates the hyperparameters whose mode the closed form takes."""
+    data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=3)
+    found = []
+    for engine in (CoordinateAscent(), SVI(steps=150)):
+        model = MultitaskModel(VariationalWeighting())
+        fit(model, data, engine=engine, progress=False)
+        found.append(model.weights)
+    away = (found[1].mean - found[0].mean) / found[0].std
+    assert away.abs().mean() < 0.3
+    assert away.abs().max() < 1.0
+    assert (found[1].std / found[0].std - 1).abs().mean() < 0.3
+
+
+def test_references_are_made_for_a_likelihood_without_closed_form():
+    data = make_data(rows=(9, 4, 12))
+    data = data._replace(y=data.y.exp().round())
+    model = MultitaskModel(VariationalWeighting(), Poisson())
+    fit(model, data, engine=SVI(steps=5), progress=False)
+    assert model.prior.reference_mean.shape == (3, 1, 5)
+    assert torch.isfinite(model.weights.std).all()
+
+
+def test_references_are_made_with_a_trainable_backbone():
+    data = make_data(rows=(17, 12, 21), num_features=2)
+    model = MultitaskModel(VariationalWeighting(), backbone=MLP(2, [3], seed=0))
+    fit(model, data, engine=CoordinateAscent(max_iter=60, tol=1e-3), progress=False)
+    assert model.prior.reference_mean.shape == (3, 1, 4)
+
+
+def test_adapt_adds_a_task_that_borrows_from_all(tmp_path):
+    data = make_data(rows=(17, 12, 21))
+    model = MultitaskModel(VariationalWeighting())
+    fit(model, data, progress=False)
+    rng = np.random.default_rng(1)
+    wider = model.adapt(TaskData(rng.standard_normal((4, 5)), rng.standard_normal(4), ["new"] * 4))
+    relations = wider.relations()
+    torch.testing.assert_close(relations[:3, :3], model.relations())
+    torch.testing.assert_close(relations[3], torch.tensor([1, 1, 1, 0.0]).double() / 3)
+    assert (relations[:3, 3] == 0).all()
+    wider.save(tmp_path)
+    again = load(tmp_path)
+    assert torch.equal(again.relations(), relations)
+    labels = [0, "new", 2, "new"]
+    x = data.x[:4].numpy()
+    np.testing.assert_array_equal(again.predict(x, labels).std, wider.predict(x, labels).std)
+
+
+# ---- what it is not -----------------------------------------------------------------------
+
+
+def test_its_evidence_is_a_surrogate():
+    data = make_data()
+    model = MultitaskModel(VariationalWeighting())
+    fit(model, data, engine=CoordinateAscent(max_iter=3), progress=False)
+    assert model.log_evidence(data).kind == "surrogate"
+
+
+def test_nuts_refuses():
+    with pytest.raises(TypeError, match=r"VariationalWeighting reads posteriors"):
+        fit(MultitaskModel(VariationalWeighting()), make_data(), engine=NUTS(), progress=False)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match=r"mixture must be one of \['exact', 'log_linear'"):
+        VariationalWeighting("harmonic")
+    with pytest.raises(ValueError, match="refreshes must be 1, 2 or 3"):
+        VariationalWeighting(refreshes=4)
