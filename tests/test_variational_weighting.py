@@ -24,7 +24,7 @@ from bmm_multitask_learning import (
 from bmm_multitask_learning.backbones import MLP
 from bmm_multitask_learning.engines.coordinate_ascent import Ascent
 from bmm_multitask_learning.likelihoods import Poisson
-from bmm_multitask_learning.priors.variational_weighting import (
+from bmm_multitask_learning.priors.mixtures import (
     exact,
     log_linear,
     moment_matched,
