@@ -44,7 +44,7 @@ def signed(num_rows=40, seed=0):
 def test_identity_reduces_to_independent_tasks():
     data = make_data()
     alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
-    eta = {"task_precision": precision_of(np.eye(3)), "precision": 2.0}
+    eta = {"task_precision": precision_of(np.eye(3)), "correlation": 0.5, "precision": 2.0}
     found = posterior_mean(TaskCovariance("isotropic"), data, eta)
     torch.testing.assert_close(found.mean, alone.mean, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(found.covariance, alone.covariance, rtol=1e-7, atol=1e-9)
@@ -56,7 +56,7 @@ def test_a_constant_covariance_is_a_shared_centre():
     eta = {"centre_precision": 0.8, "precision": 2.0}
     shared = posterior_mean(SharedGaussian("isotropic"), data, eta)
     covariance = np.full((3, 3), 2.0 / 0.8) + np.eye(3)
-    eta = {"task_precision": precision_of(covariance), "precision": 2.0}
+    eta = {"task_precision": precision_of(covariance), "correlation": 0.5, "precision": 2.0}
     found = posterior_mean(TaskCovariance("isotropic"), data, eta)
     torch.testing.assert_close(found.mean, shared.mean, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(found.covariance, shared.covariance, rtol=1e-7, atol=1e-9)
@@ -107,7 +107,8 @@ def test_new_tasks_lie_around_the_others():
     """As the prior at its mode says: mean β Σ w_k with β = 1 / (1 + K)."""
     data = make_data()
     model = built_model(TaskCovariance("isotropic"), Gaussian(), data)
-    eta = {"task_precision": torch.eye(3).double(), "precision": torch.ones(1).double()}
+    eta = {"task_precision": torch.eye(3).double(), "correlation": torch.tensor(0.5).double()}
+    eta |= {"precision": torch.ones(1).double()}
     posterior = posterior_mean(model.prior, data, eta)
     population = model.prior.population(model.prior.eta, posterior, None, 2)
     share = 1 / 4

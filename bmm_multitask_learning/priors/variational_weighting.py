@@ -87,8 +87,8 @@ class VariationalWeighting(TaskPrior):
         covariance: "diagonal" or "isotropic" $\Sigma$ of tasks alone.
 
     Raises:
-        ValueError: for another `mixture` or `covariance`, `refreshes` below 1, or a `strength` that
-            is not positive.
+        ValueError: for another `mixture` or `covariance`, `refreshes` below 1, or a `strength`
+            that is not positive.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, VariationalWeighting, datasets, fit
@@ -106,7 +106,7 @@ class VariationalWeighting(TaskPrior):
     generative = False
 
     share: Tensor
-    held: Tensor
+    worth: Tensor
     planned: Tensor
     reference_mean: Tensor
     reference_variance: Tensor
@@ -132,8 +132,11 @@ class VariationalWeighting(TaskPrior):
             raise ValueError(
                 f'strength must be a positive number, or "auto" to choose it; got {strength!r}.'
             )
-        if covariance == "full":
-            raise ValueError('covariance must be "diagonal" or "isotropic": references are so.')
+        if covariance not in ("diagonal", "isotropic"):
+            raise ValueError(
+                f'covariance must be "diagonal", as references are, or "isotropic"; '
+                f"got {covariance!r}."
+            )
         self.mixture = mixture
         self.refreshes = refreshes
         self.strength = strength
@@ -147,7 +150,7 @@ class VariationalWeighting(TaskPrior):
         sizes = self.sizes
         K = sizes.num_tasks
         chosen = self.strength == "auto"
-        self.register_buffer("held", like.new_tensor(1.0 if chosen else self.strength))
+        self.register_buffer("worth", like.new_tensor(1.0 if chosen else self.strength))
         self.register_buffer("planned", torch.zeros((), dtype=torch.int64, device=like.device))
         self.register_buffer("share", like.new_full((K, K), 1 / K))
         for name, value in self.form.mode(self.scatter).items():
@@ -167,7 +170,7 @@ class VariationalWeighting(TaskPrior):
         """What the prior of the weights is worth, in tasks, (K, K)."""
         K = len(self.share)
         anchor = _ANCHOR * torch.eye(K, dtype=self.share.dtype, device=self.share.device)
-        return self.held / K + anchor
+        return self.worth / K + anchor
 
     def _equal(self) -> Tensor:
         """The weights where their prior is densest."""
@@ -276,7 +279,7 @@ class VariationalWeighting(TaskPrior):
         return True
 
     def _choose(self, folds: Callable[[], Sequence[TaskStatistics]]) -> None:
-        """Set `held` and `planned`: as they were asked for, or by held-out rows.
+        """Set `worth` and `planned`: as they were asked for, or by held-out rows.
 
         The strength is judged after one refresh; refreshes then go on as long as they gain.
         """
@@ -293,7 +296,7 @@ class VariationalWeighting(TaskPrior):
         paths = [[self._path(others, whole, s) for others in rest] for s in strengths]
         alone, once = (torch.stack([_next(path) for path in paths], 1) for _ in range(2))
         best = smallest_as_good(once)
-        self.held.fill_(strengths[best])
+        self.worth.fill_(strengths[best])
         if self.refreshes != "auto":
             self.planned.fill_(self.refreshes)
             return
@@ -311,9 +314,9 @@ class VariationalWeighting(TaskPrior):
             References(self.reference_mean[:0], self.reference_variance[:0]),
         )
         while True:
-            self.held.fill_(strength)
+            self.worth.fill_(strength)
             given = functools.partial(self._condition, others, references=references)
-            eta = self._climb(lambda moved: given(moved).log_normaliser, eta, _FOLD_STEPS)
+            eta = self._climb(functools.partial(_surrogate, given), eta, _FOLD_STEPS)
             after, before = self._condition(whole, eta, references), given(eta)
             yield after.log_normaliser - before.log_normaliser
             if not len(references.mean):
@@ -369,6 +372,10 @@ class VariationalWeighting(TaskPrior):
         if not len(self.reference_mean):
             return torch.ones_like(self.share[0])
         return self.share.diagonal().clone()
+
+
+def _surrogate(given: Callable[[Eta], WeightPosterior], eta: Eta) -> Tensor:
+    return given(eta).log_normaliser
 
 
 def _next(paths: Sequence[Iterator[Tensor]]) -> Tensor:
