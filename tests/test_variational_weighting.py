@@ -31,6 +31,7 @@ from bmm_multitask_learning.priors.mixtures import (
 )
 
 from . import asserts
+from .asserts import losses_of_unrelated
 from .cases import LIKELIHOODS, make_data
 from .engines.test_coordinate_ascent import assert_never_falls
 from .test_priors import posterior_mean
@@ -173,6 +174,48 @@ def test_one_task_is_left_with_the_anchor():
     assert torch.equal(weighted.prior.mixing, torch.zeros(1, 1).double())
     mean = found[IndependentTasks].weights.mean
     torch.testing.assert_close(weighted.weights.mean, mean, rtol=1e-3, atol=1e-3)
+
+
+def test_alike_tasks_share_one_weight():
+    """Families tell their members apart; exchangeable tasks do not."""
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(9), 12)
+    x = rng.standard_normal((len(task), 4))
+    weights = rng.standard_normal(4) + 0.2 * rng.standard_normal((9, 4))
+    y = (x * weights[task]).sum(1) + 0.5 * rng.standard_normal(len(task))
+    strengths = []
+    for data in (TaskData(x, y, task), datasets.make_mixing(seed=0)[0]):
+        model = MultitaskModel(VariationalWeighting())
+        fit(model, data, progress=False)
+        assert int(model.prior.planned) >= 1
+        strengths.append(float(model.prior.worth))
+    assert strengths == [100, 1]
+
+
+@pytest.mark.slow
+def test_unrelated_tasks_lose_next_to_nothing():
+    ratios = losses_of_unrelated(VariationalWeighting)
+    assert ratios.mean() < 1.0
+    assert ratios.max() < 1.02
+
+
+def test_tasks_that_are_left_alone_borrow_from_nobody():
+    data, _ = datasets.make_mixing(num_families=6, leaders=1, followers=1, within=3.0, seed=0)
+    model = MultitaskModel(VariationalWeighting())
+    fit(model, data, progress=False)
+    assert int(model.prior.planned) == 0
+    assert torch.equal(model.prior.anchor_weight, torch.ones(12).double())
+    assert torch.equal(model.relations(), torch.zeros(12, 12).double())
+
+
+@pytest.mark.slow
+def test_weights_stay_finite_over_5000_steps():
+    data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=1)
+    model = MultitaskModel(fixed())
+    result = fit(model, data, engine=SVI(steps=5000), progress=False)
+    assert np.isfinite(result.history).all()
+    assert torch.isfinite(model.prior.share).all()
+    assert float(model.prior.share.min()) > 0
 
 
 # ---- conformance --------------------------------------------------------------------------

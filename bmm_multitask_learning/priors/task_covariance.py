@@ -110,17 +110,17 @@ class TaskCovariance(TaskPrior):
         K = len(self.task_precision)
         worth = self.worth * K
         law = Wishart(worth + K + 1, worth.expand(K))
-        half = torch.full_like(worth, 1.5)
+        half = worth.new_full((1,), 1.5)
         return {
             "task_precision": pyro.sample("task_precision", law),
-            "correlation": pyro.sample("correlation", dist.Beta(half, half)),
+            "correlation": pyro.sample("correlation", dist.Beta(half, half).to_event(1)),
             **self.form.hyperprior(self.scatter),
         }
 
     def _mode(self) -> Eta:
         return {
             "task_precision": identity(self.sizes.num_tasks, self.scatter),
-            "correlation": self.scatter.new_tensor(0.5),
+            "correlation": self.scatter.new_full((1,), 0.5),
             **self.form.mode(self.scatter),
         }
 
@@ -283,9 +283,9 @@ class TaskCovariance(TaskPrior):
 
 
 def _half(rho: Tensor, size: int, power: float) -> Tensor:
-    """((1 − ρ) I + ρ 11ᵀ)^power, (..., K, K): Q for ½, its inverse for −½."""
+    """((1 − ρ) I + ρ 11ᵀ)^power, (..., K, K), for ρ (..., 1): Q for ½, its inverse for −½."""
     mean = rho.new_full((size, size), 1 / size)
-    apart, together = (value[..., None, None] ** power for value in _eigenvalues(rho, size))
+    apart, together = (value[..., None] ** power for value in _eigenvalues(rho, size))
     return apart * (identity(size, rho) - mean) + together * mean
 
 
@@ -298,7 +298,7 @@ def _best_correlation(rho: Tensor, precision: Tensor, square: Tensor, count: int
     r"""$\rho$ that maximises $E_q[\log p(W \mid \eta)] + \log p(\rho)$ near the present one.
 
     Args:
-        rho: the present one, which stays where none is better.
+        rho: (1,) the present one, which stays where none is better.
         precision: (K, K) $\Theta$.
         square: (K, K) $\sum_o E[W_o \Sigma_o^{-1} W_o^\top]$.
         count: O D.
@@ -315,14 +315,14 @@ def _best_correlation(rho: Tensor, precision: Tensor, square: Tensor, count: int
         rho = logit.sigmoid()
         apart, together = _eigenvalues(rho, K)
         size = torch.stack([apart, together], -1).rsqrt()
-        fit = (size[..., :, None] * trace * size[..., None, :]).sum((-2, -1))
+        fit = torch.einsum("...a,ab,...b->...", size, trace, size)
         log_det = (K - 1) * apart.log() + together.log()
         return -0.5 * (count * log_det + fit) + 0.5 * (rho.log() + apart.log())
 
     logit = rho.logit()
     for width in (2.0, 0.2, 0.02, 2e-3, 2e-4, 2e-5, 2e-6, 2e-7):
         near = logit + width * torch.linspace(-1, 1, 21, dtype=rho.dtype, device=rho.device)
-        logit = near[value(near).argmax()]
+        logit = near[value(near).argmax(0, keepdim=True)]
     return logit.sigmoid()
 
 
@@ -349,6 +349,6 @@ def _own_variance(eta: Eta) -> Tensor:
     r"""How far a task of the fit lies from $\beta \sum$ of the others, mean of squares, (...)."""
     covariance = _task_covariance(eta)
     K = covariance.shape[-1]
-    share = _share(eta["correlation"], K - 1)[..., None, None]
+    share = _share(eta["correlation"], K - 1)[..., None]
     away = (1 + share) * identity(K, covariance) - share
     return (away @ covariance @ away).diagonal(dim1=-2, dim2=-1).mean(-1)
