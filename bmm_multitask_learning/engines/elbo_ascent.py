@@ -35,6 +35,9 @@ from ..statistics import TaskStatistics
 _MEMORY = 20
 # Loss, in sizes of the best bound, of hyperparameters that give no covariance in floating point.
 _REFUSED = 1e3
+# See `refine`: on the way, and at the hyperparameters found.
+_TOLERANCE = 5e-3
+_LAST_TOLERANCE = 2e-4
 
 Array = npt.NDArray[np.float64]
 
@@ -91,6 +94,9 @@ class ElboAscent:
             options={"maxiter": max_iter, "maxcor": _MEMORY, "ftol": tol, "gtol": 0.0},
         )
         self.prior.set_eta(self.best.eta)
+        self._refine(_LAST_TOLERANCE)
+        last = Reached(self._bound(), self.best.eta, self.factors)
+        self.best = max(self.best, last, key=lambda reached: reached.bound)
         self.factors = self.best.factors
         return [*history, self.best.bound], bool(result.success)
 
@@ -108,9 +114,7 @@ class ElboAscent:
         prior = self.prior
         with torch.no_grad():
             prior.set_eta(unpack(x, prior.eta, prior.transforms))
-            given = partial(tasks_posterior, prior)
-            # from the factors of the best point: those of a far trial would mislead the next one
-            self.factors = refine(given, self.likelihood, self.rows, self.best.factors)
+            self._refine(_TOLERANCE)
             bound = self._bound()
         with torch.enable_grad():
             x = x.requires_grad_()
@@ -118,6 +122,13 @@ class ElboAscent:
             normaliser = prior.condition(prior.reduce(self.factors), eta).log_normaliser
             (gradient,) = torch.autograd.grad(normaliser + prior.log_hyperprior(eta), x)
         return bound, gradient
+
+    def _refine(self, tolerance: float) -> None:
+        """From the factors of the best point: those of a far trial would mislead the next one."""
+        given = partial(tasks_posterior, self.prior)
+        self.factors = refine(
+            given, self.likelihood, self.rows, self.best.factors, tolerance=tolerance
+        )
 
     def _bound(self) -> float:
         posterior = tasks_posterior(self.prior, self.factors)

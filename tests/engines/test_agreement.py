@@ -150,7 +150,7 @@ def test_svi_of_classes_is_the_closed_form(prior_name, kind):
     result = fit(model, data, engine=CoordinateAscent(max_iter=30), progress=False)
     closed = model.weights
     case = Fixed(model, data)
-    found = case.converge(80)
+    found = case.converge(200)
     assert result.bound - case.hyperprior() == pytest.approx(case.bound(), abs=0.01)
     assert ((found.mean - closed.mean) / closed.std).abs().max() < 0.05
     assert (found.std / closed.std - 1).abs().max() < 0.01
