@@ -43,6 +43,17 @@ PRIORS: Makers = {
     "TaskCovariance": TaskCovariance,
     "VariationalWeighting": VariationalWeighting,
 }
+# for hundreds of features or several classes: a scale a feature has too little to be learned from
+WIDE: Makers = {
+    "IndependentTasks": IndependentTasks,
+    "PooledTasks": PooledTasks,
+    "SharedGaussian (isotropic)": lambda: SharedGaussian("isotropic"),
+    "TaskClustering (isotropic)": lambda: TaskClustering(covariance="isotropic"),
+    "LatentHierarchy (isotropic)": lambda: LatentHierarchy("isotropic"),
+    "SparseBayesian": SparseBayesian,
+    "TaskCovariance (isotropic)": lambda: TaskCovariance("isotropic"),
+    "VariationalWeighting": VariationalWeighting,
+}
 FORMS: Makers = {
     f"VariationalWeighting ({form})": lambda form=form: VariationalWeighting(form)  # type: ignore[misc]
     for form in ("log_linear", "exact", "weighted_sum")

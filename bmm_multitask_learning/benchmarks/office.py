@@ -12,6 +12,7 @@ from .features import principal
 from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
 
 NUM_DOMAINS, NUM_KINDS, NUM_FEATURES = 4, 10, 128
+SLOW = ("SharedGaussian (full)", "SharedGaussian (diagonal)")
 TEXT = f"""
 Four sources of pictures, ten kinds of object, 2533 histograms of 800 SURF words: divided by their
 sum, the square root taken, centred and projected on the {NUM_FEATURES} principal axes of the train
@@ -19,6 +20,7 @@ rows, scaled to a mean variance of 1, and a constant. 5 or 10 % of each source's
 at least, drawn at random with one of every kind first, train; the others are the test rows. No
 iteration and no penalty is chosen on them. *Accuracy* is the mean over sources; log density, Brier
 and the expected calibration error (15 bins of equal width) are of all test rows together.
+Slow methods are fitted to the first draws of each size only; the column *splits* counts.
 {library.FOUND}
 """
 
@@ -50,12 +52,14 @@ def prepare(split: Split) -> Problem:
     return principal(rows.where(chosen), rows.where(~chosen), NUM_DOMAINS, NUM_FEATURES)
 
 
+LEARNED_SCALES = {name: library.PRIORS[name] for name in SLOW}
 OFFICE = Protocol(
     name="office",
     text=TEXT,
     splits=draws(("5 %", "10 %"), 10),
     methods={
-        **library.kinds(NUM_KINDS),
+        **library.kinds(NUM_KINDS, library.WIDE),
+        **library.kinds(NUM_KINDS, LEARNED_SCALES),
         **library.kinds(NUM_KINDS, library.FORMS),
         **peers.logistic(NUM_KINDS),
         "MultiTaskLassoCV": cannot("no classes"),
@@ -71,6 +75,13 @@ OFFICE = Protocol(
     ),
     reference="SharedGaussian (isotropic)",
     compared=("accuracy", "log_density"),
+    few={
+        **dict.fromkeys(SLOW, 1),
+        **dict.fromkeys(library.FORMS, 5),
+        "TaskClustering (isotropic)": 3,
+        "LatentHierarchy (isotropic)": 3,
+        "TaskCovariance (isotropic)": 3,
+    },
     quick_splits=draws(("5 %",), 1),
     quick_methods=(
         *("IndependentTasks", "PooledTasks", "SharedGaussian (isotropic)"),

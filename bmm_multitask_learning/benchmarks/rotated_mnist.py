@@ -49,7 +49,7 @@ ROTATED_MNIST = Protocol(
     text=TEXT,
     splits=draws(("20", "50"), 5),
     methods={
-        **library.kinds(NUM_DIGITS),
+        **library.kinds(NUM_DIGITS, library.WIDE),
         **peers.logistic(NUM_DIGITS),
         "MultiTaskLassoCV": cannot("no classes"),
         "GPyTorch ICM (linear)": cannot("no classes"),

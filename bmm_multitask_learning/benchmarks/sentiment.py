@@ -58,8 +58,8 @@ SENTIMENT = Protocol(
     text=TEXT,
     splits=(*draws(("20", "20 any", "50", "200"), 3), Split("all", 0)),
     methods={
-        **library.yes_or_no(),
-        "TaskCovariance": cannot("more than 6000 weights"),
+        **library.yes_or_no(library.WIDE),
+        "TaskCovariance (isotropic)": cannot("more than 6000 weights"),
         **peers.logistic(),
         "MultiTaskLassoCV": cannot("no classes"),
         "GPyTorch ICM (linear)": cannot("no classes"),
