@@ -71,6 +71,7 @@ LANDMINE = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("AUC", "log_density"),
+    few={"TaskClustering": 10, "VariationalWeighting": 10},
     quick_splits=draws(("20", "80"), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (full)"),
 )
