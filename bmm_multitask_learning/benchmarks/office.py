@@ -78,13 +78,13 @@ OFFICE = Protocol(
     few={
         **dict.fromkeys(SLOW, 1),
         **dict.fromkeys(library.FORMS, 5),
-        "TaskClustering (isotropic)": 3,
+        "TaskClustering (isotropic)": 1,
         "LatentHierarchy (isotropic)": 3,
         "TaskCovariance (isotropic)": 3,
     },
     quick_splits=draws(("5 %",), 1),
     quick_methods=(
         *("IndependentTasks", "PooledTasks", "SharedGaussian (isotropic)"),
-        "VariationalWeighting",
+        *("VariationalWeighting", "LogisticRegression (pooled)"),
     ),
 )

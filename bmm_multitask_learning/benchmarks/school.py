@@ -43,7 +43,7 @@ SCHOOL = Protocol(
         **library.numbers(),
         **peers.ridge(),
         "MultiTaskLassoCV": cannot("needs shared inputs"),
-        "GPyTorch ICM (linear)": cannot("more than 2000 rows"),
+        "GPyTorch ICM (linear)": cannot(f"more than {peers.MOST_ROWS} rows"),
     },
     prepare=prepare,
     score=scores.explained,
