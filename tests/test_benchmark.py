@@ -96,7 +96,7 @@ def fake(calls) -> Protocol:
         ),
         reference="Zeros",
         compared=("RMSE",),
-        few={"Exact (pooled)": 1},
+        some={"Exact (pooled)": draws(("0.5", "2"), 1)},
         quick_splits=draws(("2",), 1),
         quick_methods=("Zeros",),
     )
@@ -115,7 +115,7 @@ def measured(protocol: Protocol, folder: Path, **options) -> tuple[pd.DataFrame,
 # ---- what is run
 
 
-def test_slow_methods_get_the_first_seeds_of_every_size(fake):
+def test_slow_methods_get_some_splits(fake):
     runs = Counter((method, split.size) for split, method in fake.runs())
     assert runs["Exact (pooled)", "0.5"] == runs["Exact (pooled)", "2"] == 1
     assert runs["Zeros", "0.5"] == runs["Zeros", "2"] == 3
@@ -307,8 +307,9 @@ def test_protocols_hold_together(name):
     assert protocol.name == name
     assert protocol.reference in protocol.methods
     assert protocol.reference in protocol.quick_methods
-    assert set(protocol.quick_methods) | set(protocol.few) <= set(protocol.methods)
+    assert set(protocol.quick_methods) | set(protocol.some) <= set(protocol.methods)
     assert set(protocol.quick_splits) <= set(protocol.splits)
+    assert {split for some in protocol.some.values() for split in some} <= set(protocol.splits)
     assert set(protocol.compared) <= {metric.key for metric in protocol.metrics}
     assert len(set(protocol.splits)) == len(protocol.splits)
     assert all("," not in method for method in protocol.methods)  # they separate --methods

@@ -12,6 +12,7 @@ from .features import standardised
 from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
 
 NUM_FIELDS = 29
+SIZES = ("20", "40", "80", "160")
 TEXT = f"""
 29 fields of 445 to 690 rows, 6 % of them mines. n labelled rows of each field (*size*), drawn at
 random, again until both classes are among them; the other rows are the test rows. Features are
@@ -53,7 +54,7 @@ def prepare(split: Split) -> Problem:
 LANDMINE = Protocol(
     name="landmine",
     text=TEXT,
-    splits=draws(("20", "40", "80", "160"), 20),
+    splits=draws(SIZES, 20),
     methods={
         **library.yes_or_no(),
         **peers.logistic(),
@@ -71,7 +72,7 @@ LANDMINE = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("AUC", "log_density"),
-    few={"TaskClustering": 10, "VariationalWeighting": 10},
+    some=dict.fromkeys(("TaskClustering", "VariationalWeighting"), draws(SIZES, 10)),
     quick_splits=draws(("20", "80"), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (full)"),
 )

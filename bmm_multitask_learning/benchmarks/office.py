@@ -12,6 +12,7 @@ from .features import principal
 from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
 
 NUM_DOMAINS, NUM_KINDS, NUM_FEATURES = 4, 10, 128
+SIZES = ("5 %", "10 %")
 SLOW = ("SharedGaussian (full)", "SharedGaussian (diagonal)")
 TEXT = f"""
 Four sources of pictures, ten kinds of object, 2533 histograms of 800 SURF words: divided by their
@@ -56,7 +57,7 @@ LEARNED_SCALES = {name: library.PRIORS[name] for name in SLOW}
 OFFICE = Protocol(
     name="office",
     text=TEXT,
-    splits=draws(("5 %", "10 %"), 10),
+    splits=draws(SIZES, 10),
     methods={
         **library.kinds(NUM_KINDS, library.WIDE),
         **library.kinds(NUM_KINDS, LEARNED_SCALES),
@@ -75,12 +76,11 @@ OFFICE = Protocol(
     ),
     reference="SharedGaussian (isotropic)",
     compared=("accuracy", "log_density"),
-    few={
-        **dict.fromkeys(SLOW, 1),
-        **dict.fromkeys(library.FORMS, 5),
-        "TaskClustering (isotropic)": 1,
-        "LatentHierarchy (isotropic)": 3,
-        "TaskCovariance (isotropic)": 3,
+    some={
+        **dict.fromkeys((*SLOW, "TaskClustering (isotropic)"), draws(SIZES, 1)),
+        "LatentHierarchy (isotropic)": draws(SIZES, 3),
+        "TaskCovariance (isotropic)": draws(SIZES, 3),
+        **dict.fromkeys(library.FORMS, draws(SIZES, 5)),
     },
     quick_splits=draws(("5 %",), 1),
     quick_methods=(

@@ -37,6 +37,7 @@ from .protocol import Array, Forecast, Metric, Problem, Protocol, Rows, Split, d
 
 Truth = ClusterTruth | TreeTruth | SparseTruth | MixingTruth
 TEST_ROWS = 50
+SIZES = ("4 clusters", "1 cluster", "tree", "sparse", "mixing")
 CORRELATION = 0.8  # of the features of make_tree
 TEXT = f"""
 Data whose truth is known (*size*), the defaults of `datasets.make_clusters` (64 tasks of 10 rows
@@ -130,7 +131,7 @@ CLUSTERS: library.Makers = {
 PLANTED = Protocol(
     name="planted",
     text=TEXT,
-    splits=draws(("4 clusters", "1 cluster", "tree", "sparse", "mixing"), 10),
+    splits=draws(SIZES, 10),
     methods={
         **library.fitted({**library.PRIORS, **CLUSTERS}, Gaussian, recovered),
         "SparseBayesian": sparse,
@@ -150,7 +151,7 @@ PLANTED = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("error", "log_density"),
-    few={"GPyTorch ICM (linear)": 2},
+    some={"GPyTorch ICM (linear)": draws(SIZES, 2)},
     quick_splits=draws(("4 clusters", "mixing"), 2),
     quick_methods=(
         *("IndependentTasks", "PooledTasks", "SharedGaussian (full)"),

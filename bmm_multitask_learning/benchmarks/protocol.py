@@ -136,7 +136,7 @@ class Protocol:
         metrics: columns of the table.
         reference: the method that the others are compared with, split by split.
         compared: keys of the metrics that are compared.
-        few: how many seeds of each size slow methods get; the others get all.
+        some: the splits that slow methods get; the others get all.
         quick_splits, quick_methods: what `--quick` takes.
     """
 
@@ -149,7 +149,7 @@ class Protocol:
     metrics: tuple[Metric, ...]
     reference: str
     compared: tuple[str, ...]
-    few: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    some: Mapping[str, tuple[Split, ...]] = dataclasses.field(default_factory=dict)
     quick_splits: tuple[Split, ...] = ()
     quick_methods: tuple[str, ...] = ()
 
@@ -197,12 +197,8 @@ class Protocol:
             (split, method)
             for split in (self.quick_splits if quick else self.splits)
             for method in chosen
-            if self._rank(split) < self.few.get(method, len(self.splits))
+            if split in self.some.get(method, self.splits)
         ]
-
-    def _rank(self, split: Split) -> int:
-        """Place of a split among those of its size."""
-        return [other for other in self.splits if other.size == split.size].index(split)
 
 
 def _called(method: str, name: str) -> bool:

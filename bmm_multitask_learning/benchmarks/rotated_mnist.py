@@ -65,7 +65,10 @@ ROTATED_MNIST = Protocol(
     ),
     reference="SharedGaussian (isotropic)",
     compared=("accuracy", "log_density"),
-    few={"TaskClustering (isotropic)": 1, "LatentHierarchy (isotropic)": 3},
+    some={
+        "TaskClustering (isotropic)": draws(("20", "50"), 1),
+        "LatentHierarchy (isotropic)": draws(("20", "50"), 3),
+    },
     quick_splits=draws(("20",), 1),
     quick_methods=(
         *("IndependentTasks", "PooledTasks", "SharedGaussian (isotropic)"),

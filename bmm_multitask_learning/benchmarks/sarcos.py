@@ -15,6 +15,7 @@ from .protocol import Array, Forecast, Metric, Problem, Protocol, Rows, Split, d
 
 HELD_OUT = 2000
 NUM_TORQUES = 7
+SIZES = ("50 a torque", "50 shared", "100 a torque", "150 a torque")
 TEXT = f"""
 Seven torques, 4449 states of the arm. {HELD_OUT} states are held out; from the others come 50, 100
 or 150 rows (*size*), other rows for each torque or the same for all ("shared"). Inputs are
@@ -73,7 +74,7 @@ def score(problem: Problem, forecast: Forecast) -> dict[str, float]:
 SARCOS = Protocol(
     name="sarcos",
     text=TEXT,
-    splits=draws(("50 a torque", "50 shared", "100 a torque", "150 a torque"), 20, first=100),
+    splits=draws(SIZES, 20, first=100),
     methods={
         **library.noisy_numbers(),
         **library.noisy_numbers({"SparseBayesian (R = 2)": lambda: SparseBayesian(rank=2)}),
@@ -92,7 +93,7 @@ SARCOS = Protocol(
     ),
     reference="SharedGaussian (diagonal)",
     compared=("nMSE", "log_density"),
-    few={"GPyTorch ICM (linear)": 2},
+    some={"GPyTorch ICM (linear)": draws(SIZES, 2, first=100)},
     quick_splits=draws(("50 a torque", "50 shared"), 2, first=100),
     quick_methods=(
         *("IndependentTasks", "PooledTasks", "SharedGaussian (diagonal)"),

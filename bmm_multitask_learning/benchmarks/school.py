@@ -58,7 +58,7 @@ SCHOOL = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("EV_global", "log_density"),
-    few={"TaskCovariance": 1},
+    some={"TaskCovariance": draws(("",), 1)},
     quick_splits=draws(("",), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (full)"),
 )

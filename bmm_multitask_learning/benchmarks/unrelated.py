@@ -87,7 +87,7 @@ UNRELATED = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("ratio", "log_density"),
-    few={"GPyTorch ICM (linear)": 2},
+    some={"GPyTorch ICM (linear)": draws(("10", "30"), 2)},
     quick_splits=draws(("10",), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (full)", "TaskClustering"),
 )
