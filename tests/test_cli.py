@@ -20,7 +20,7 @@ ROLES = ("--task", "school", "--target", "score")
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
-    for console in (cli._OUT, cli._ERR):
+    for console in (cli.OUT, cli.ERR):
         monkeypatch.setattr(console, "width", 200)
 
 
