@@ -16,6 +16,7 @@ import torch
 from bmm_multitask_learning import (
     CoordinateAscent,
     Gaussian,
+    IndependentTasks,
     MultitaskModel,
     TaskCovariance,
     TaskData,
@@ -105,17 +106,15 @@ def assert_task_permutation_equivariant(make_prior: MakePrior, likelihood: Likel
     first, second = models
     torch.testing.assert_close(results[0].bound, results[1].bound, rtol=1e-7, atol=0)
     close = {"rtol": 1e-5, "atol": 1e-6}
+    if isinstance(first.prior, TaskCovariance):
+        # accelerated steps of a (K, K) matrix move its Cholesky factor, which knows the order
+        close = {"rtol": 1e-3, "atol": 1e-3}
     torch.testing.assert_close(first.weights.mean[order], second.weights.mean, **close)
     torch.testing.assert_close(first.weights.std[order], second.weights.std, **close)
     relations = first.relations()
-    if isinstance(first.prior, TaskCovariance):
-        # accelerated steps of a (K, K) matrix move its Cholesky factor, which knows the order
-        close = {"rtol": 1e-3, "atol": 1e-4}
     torch.testing.assert_close(relations[order][:, order], second.relations(), **close)
     x, task = data.x[:6].numpy(), data.task[:6].tolist()
-    np.testing.assert_allclose(
-        first.predict(x, task).mean, second.predict(x, task).mean, rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(first.predict(x, task).mean, second.predict(x, task).mean, **close)
 
 
 def clustered(num_tasks: int = 8, rows: int = 9, *, noise: float = 0.3, seed: int = 4) -> TaskData:
@@ -142,6 +141,25 @@ def assert_prior_matters(make_prior: MakePrior) -> None:
     assert (mean - least_squares).norm() > 0.05 * least_squares.norm()
     assert mean.norm() > 0.1
     assert (model.weights.std > 0).all()
+
+
+def losses_of_unrelated(make_prior: MakePrior, seeds: int = 8) -> np.ndarray:
+    """RMSE on fresh rows over that of `IndependentTasks`: 6 tasks with nothing in common."""
+    ratios = []
+    for seed in range(seeds):
+        rng = np.random.default_rng([seed, 10, 6])
+        weights = rng.standard_normal((6, 6))
+        task = np.repeat(np.arange(6), 10)
+        x = rng.standard_normal((60, 6))
+        y = (x * weights[task]).sum(1) + 0.5 * rng.standard_normal(60)
+        errors = []
+        for prior in (make_prior(), IndependentTasks()):
+            model = MultitaskModel(prior)
+            fit(model, TaskData(x, y, task), progress=False)
+            square = np.square(model.weights.mean.numpy() - weights).sum(1).mean()
+            errors.append(np.sqrt(square + 0.5**2))
+        ratios.append(errors[0] / errors[1])
+    return np.array(ratios)
 
 
 def assert_recovers_truth(make_prior: MakePrior) -> None:

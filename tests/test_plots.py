@@ -88,6 +88,7 @@ def drawings(num_tasks: int) -> dict[str, Callable[..., Axes]]:
     return {
         "shrinkage": partial(plots.shrinkage, made["own"], made["fitted"], tasks=names, **grouped),
         "relations": partial(plots.relations, share @ share.T, tasks=names),
+        "mixing": partial(plots.mixing, share @ share.T / num_tasks, tasks=names, least=0.02),
         "responsibilities": partial(plots.responsibilities, share, tasks=names),
         "tree": partial(plots.tree, caterpillar(num_tasks, torch.ones(())), tasks=names),
         "relevance": partial(plots.relevance, share[:, 0], groups=names),
@@ -317,6 +318,22 @@ def test_relevance_falls_from_left_to_right_and_zero_stays_on_the_axis(ax: Axes)
     assert ax.get_yscale() == "log"
 
 
+def test_mixing_points_from_lender_to_borrower_and_leaves_small_weights_out(ax: Axes) -> None:
+    """Task 1 lends 0.9 to task 0 and nothing comes back; the 0.1 is too little to draw."""
+    weights = [[0.0, 0.9, 0.1], [0.0, 0.0, 0.0], [0.0, 0.4, 0.0]]
+    plots.mixing(weights, tasks=["a", "b", "c"], least=0.2, ax=ax)
+    (curves,) = lines_of(ax)
+    place = dict(zip("abc", np.asarray(dots_of(ax)[0].get_offsets()), strict=True))
+    np.testing.assert_allclose(curves.get_linewidths(), [5 * 0.9, 5 * 0.4])
+    for path, borrower in zip(curves.get_paths(), "ac", strict=True):
+        start, end = path.vertices[0], path.vertices[-1]
+        np.testing.assert_allclose(start, place["b"])
+        assert np.linalg.norm(end - place[borrower]) < 0.3
+    sizes = dots_of(ax)[0].get_sizes()
+    assert sizes[1] > sizes[2] > sizes[0]
+    assert ax.get_xlabel() == "3 tasks; weights from 0.2 on, 93 % of the whole"
+
+
 def test_responsibilities_of_a_thousand_tasks_are_rasterised_bars(ax: Axes) -> None:
     drawings(1000)["responsibilities"](ax=ax)
     assert [len(bars.get_paths()) for bars in ax.collections] == [1000] * 3
@@ -521,6 +538,10 @@ ROW = np.zeros(3)
         (lambda: plots.shrinkage(PAIR, PAIR, tasks=("a",)), "tasks must hold 3 names"),
         (lambda: plots.relations(PAIR), r"matrix must be square.*got \(3, 2\)"),
         (lambda: plots.relations(SQUARE, clusters=[0, -1, 0]), "clusters must hold integers"),
+        (lambda: plots.mixing(PAIR), r"matrix must be square, tasks by tasks; got \(3, 2\)"),
+        (lambda: plots.mixing(-SQUARE - 1), "finite weights that are not negative.*relations"),
+        (lambda: plots.mixing(SQUARE, least=0), "least must be positive; got 0"),
+        (lambda: plots.mixing(SQUARE, tasks="ab"), "tasks must hold 3 names"),
         (lambda: plots.responsibilities(2 * SQUARE), "rows that sum to 1.*sums to 2"),
         (lambda: plots.responsibilities(ROW), r"responsibilities must have shape \(K, C\)"),
         (lambda: plots.relevance(-ROW - 1), "relevance must be finite and non-negative"),

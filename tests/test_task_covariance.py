@@ -14,10 +14,13 @@ from bmm_multitask_learning import (
     SharedGaussian,
     TaskCovariance,
     TaskData,
+    datasets,
     fit,
     load,
 )
+from bmm_multitask_learning.priors.task_covariance import _best_correlation
 
+from .asserts import losses_of_unrelated
 from .cases import built_model, make_data
 from .test_priors import posterior_mean
 
@@ -44,7 +47,7 @@ def signed(num_rows=40, seed=0):
 def test_identity_reduces_to_independent_tasks():
     data = make_data()
     alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
-    eta = {"task_precision": precision_of(np.eye(3)), "precision": 2.0}
+    eta = {"task_precision": precision_of(np.eye(3)), "correlation": 0.5, "precision": 2.0}
     found = posterior_mean(TaskCovariance("isotropic"), data, eta)
     torch.testing.assert_close(found.mean, alone.mean, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(found.covariance, alone.covariance, rtol=1e-7, atol=1e-9)
@@ -56,7 +59,7 @@ def test_a_constant_covariance_is_a_shared_centre():
     eta = {"centre_precision": 0.8, "precision": 2.0}
     shared = posterior_mean(SharedGaussian("isotropic"), data, eta)
     covariance = np.full((3, 3), 2.0 / 0.8) + np.eye(3)
-    eta = {"task_precision": precision_of(covariance), "precision": 2.0}
+    eta = {"task_precision": precision_of(covariance), "correlation": 0.5, "precision": 2.0}
     found = posterior_mean(TaskCovariance("isotropic"), data, eta)
     torch.testing.assert_close(found.mean, shared.mean, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(found.covariance, shared.covariance, rtol=1e-7, atol=1e-9)
@@ -107,7 +110,8 @@ def test_new_tasks_lie_around_the_others():
     """As the prior at its mode says: mean β Σ w_k with β = 1 / (1 + K)."""
     data = make_data()
     model = built_model(TaskCovariance("isotropic"), Gaussian(), data)
-    eta = {"task_precision": torch.eye(3).double(), "precision": torch.ones(1).double()}
+    eta = {"task_precision": torch.eye(3).double(), "correlation": torch.tensor([0.5]).double()}
+    eta |= {"precision": torch.ones(1).double()}
     posterior = posterior_mean(model.prior, data, eta)
     population = model.prior.population(model.prior.eta, posterior, None, 2)
     share = 1 / 4
@@ -158,3 +162,53 @@ def test_too_many_weights_are_refused():
 def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="covariance must be one of"):
         TaskCovariance("round")
+
+
+def test_a_strength_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match='strength must be a positive number, or "auto"'):
+        TaskCovariance(strength=0)
+
+
+def test_the_correlation_maximises_its_part_of_the_bound():
+    """E log N(W; 0, Ω ⊗ Σ) + log Beta(ρ; 3/2, 3/2), on a grid, with dense matrices."""
+    generator = torch.Generator().manual_seed(0)
+    W, M = (torch.randn(4, n, generator=generator, dtype=torch.float64) for n in (7, 9))
+    W = W + 1.5 * torch.randn(7, generator=generator, dtype=torch.float64)
+    square, precision = W @ W.T, M @ M.T / 9
+    rho = _best_correlation(torch.tensor([0.3]).double(), precision, square, 7)
+
+    def value(r):
+        ones = torch.full((4, 4), r).double() + (1 - r) * torch.eye(4).double()
+        values, vectors = torch.linalg.eigh(ones)
+        half = vectors * values.sqrt() @ vectors.T
+        omega = half @ torch.linalg.inv(precision) @ half
+        fit = torch.linalg.solve(omega, square).trace()
+        return -0.5 * (7 * torch.linalg.slogdet(omega).logabsdet + fit) + 0.5 * np.log(r - r * r)
+
+    grid = np.linspace(0.001, 0.999, 999)
+    best = grid[int(np.argmax([float(value(r)) for r in grid]))]
+    assert 0.05 < best < 0.95
+    assert float(rho) == pytest.approx(best, abs=1e-3)
+
+
+def test_pairs_are_held_alike_where_nothing_tells_them_apart():
+    """Exchangeable tasks and planted families: the strongest belief, and a weaker one."""
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(9), 12)
+    x = rng.standard_normal((len(task), 4))
+    weights = rng.standard_normal(4) + rng.standard_normal((9, 4))
+    y = (x * weights[task]).sum(1) + 0.5 * rng.standard_normal(len(task))
+    worth = []
+    for data in (TaskData(x, y, task), datasets.make_mixing(seed=0)[0]):
+        model = MultitaskModel(TaskCovariance())
+        fit(model, data, progress=False)
+        worth.append(float(model.prior.worth))
+    assert worth[0] == 25
+    assert worth[1] < 25
+
+
+@pytest.mark.slow
+def test_unrelated_tasks_lose_next_to_nothing():
+    ratios = losses_of_unrelated(TaskCovariance)
+    assert ratios.mean() < 1.01
+    assert ratios.max() < 1.03

@@ -22,9 +22,8 @@ from bmm_multitask_learning import (
     load,
 )
 from bmm_multitask_learning.backbones import MLP
-from bmm_multitask_learning.engines.coordinate_ascent import Ascent
 from bmm_multitask_learning.likelihoods import Poisson
-from bmm_multitask_learning.priors.variational_weighting import (
+from bmm_multitask_learning.priors.mixtures import (
     exact,
     log_linear,
     moment_matched,
@@ -32,10 +31,17 @@ from bmm_multitask_learning.priors.variational_weighting import (
 )
 
 from . import asserts
+from .asserts import losses_of_unrelated
 from .cases import LIKELIHOODS, make_data
 from .engines.test_coordinate_ascent import assert_never_falls
+from .test_priors import posterior_mean
 
 MIXTURES = ("moment_matched", "log_linear", "exact", "weighted_sum")
+
+
+def fixed(mixture="moment_matched", refreshes=1):
+    """With nothing to choose: as often as asked for, and each weight learned."""
+    return VariationalWeighting(mixture, refreshes=refreshes, strength=1.0)
 
 
 @pytest.fixture(params=MIXTURES)
@@ -93,27 +99,17 @@ def test_exact_is_the_mixture_itself():
 
 
 def test_without_references_it_is_independent_tasks():
-    data = make_data(rows=(7, 2, 11, 5))
-    found = {}
-    for prior in (IndependentTasks(), VariationalWeighting()):
-        model = MultitaskModel(prior)
-        model.build(data)
-        rows = model.rows("tasks", data)
-        model.likelihood.initialise(rows)
-        ascent = Ascent(model.family(), rows)
-        prior.initialise(ascent.statistics(), torch.Generator().manual_seed(0), 0)
-        for _ in range(60):
-            ascent.cycle(ascent.step())
-        found[type(prior)] = ascent.posterior()
-    alone, first = found[IndependentTasks], found[VariationalWeighting]
-    torch.testing.assert_close(first.mean, alone.mean, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(first.std, alone.std, rtol=1e-3, atol=1e-3)
+    data = make_data(rows=(7, 2, 11))
+    alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
+    first = posterior_mean(VariationalWeighting(covariance="isotropic"), data, {"precision": 2.0})
+    torch.testing.assert_close(first.mean, alone.mean, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(first.covariance, alone.covariance, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("likelihood_name", LIKELIHOODS)
 def test_surrogate_never_falls_while_the_references_stand(mixture, likelihood_name):
     data = make_data(likelihood_name.split("-")[0], rows=(7, 2, 11, 5), num_features=3)
-    model = MultitaskModel(VariationalWeighting(mixture), LIKELIHOODS[likelihood_name]())
+    model = MultitaskModel(fixed(mixture), LIKELIHOODS[likelihood_name]())
     engine = CoordinateAscent(max_iter=10, tol=1e-13)
     assert_never_falls(fit(model, data, engine=engine, progress=False).history)
 
@@ -121,7 +117,7 @@ def test_surrogate_never_falls_while_the_references_stand(mixture, likelihood_na
 def test_mixing_is_a_mode(mixture):
     """Other weights near those found have a lower surrogate."""
     data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=1)
-    model = MultitaskModel(VariationalWeighting(mixture))
+    model = MultitaskModel(fixed(mixture))
     fit(model, data, engine=CoordinateAscent(tol=1e-9), progress=False)
     prior = model.prior
 
@@ -142,7 +138,7 @@ def test_uncertainty_does_not_shrink_with_refreshes():
     spread = {}
     for name in ("moment_matched", "weighted_sum"):
         for refreshes in (1, 3):
-            model = MultitaskModel(VariationalWeighting(name, refreshes=refreshes))
+            model = MultitaskModel(fixed(name, refreshes))
             fit(model, data, progress=False)
             spread[name, refreshes] = float(model.weights.std.mean())
     assert spread["moment_matched", 3] > 0.9 * spread["moment_matched", 1]
@@ -169,7 +165,7 @@ def test_weight_falls_on_the_own_family(seed):
 def test_one_task_is_left_with_the_anchor():
     data = make_data(rows=(9,))
     found = {}
-    for prior in (IndependentTasks(), VariationalWeighting()):
+    for prior in (IndependentTasks(), VariationalWeighting(covariance="isotropic")):
         model = MultitaskModel(prior)
         fit(model, data, engine=CoordinateAscent(tol=1e-10), progress=False)
         found[type(prior)] = model
@@ -180,15 +176,57 @@ def test_one_task_is_left_with_the_anchor():
     torch.testing.assert_close(weighted.weights.mean, mean, rtol=1e-3, atol=1e-3)
 
 
+def test_alike_tasks_share_one_weight():
+    """Families tell their members apart; exchangeable tasks do not."""
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(9), 12)
+    x = rng.standard_normal((len(task), 4))
+    weights = rng.standard_normal(4) + 0.2 * rng.standard_normal((9, 4))
+    y = (x * weights[task]).sum(1) + 0.5 * rng.standard_normal(len(task))
+    strengths = []
+    for data in (TaskData(x, y, task), datasets.make_mixing(seed=0)[0]):
+        model = MultitaskModel(VariationalWeighting())
+        fit(model, data, progress=False)
+        assert int(model.prior.planned) >= 1
+        strengths.append(float(model.prior.worth))
+    assert strengths == [100, 1]
+
+
+@pytest.mark.slow
+def test_unrelated_tasks_lose_next_to_nothing():
+    ratios = losses_of_unrelated(VariationalWeighting)
+    assert ratios.mean() < 1.0
+    assert ratios.max() < 1.02
+
+
+def test_tasks_that_are_left_alone_borrow_from_nobody():
+    data, _ = datasets.make_mixing(num_families=6, leaders=1, followers=1, within=3.0, seed=0)
+    model = MultitaskModel(VariationalWeighting())
+    fit(model, data, progress=False)
+    assert int(model.prior.planned) == 0
+    assert torch.equal(model.prior.anchor_weight, torch.ones(12).double())
+    assert torch.equal(model.relations(), torch.zeros(12, 12).double())
+
+
+@pytest.mark.slow
+def test_weights_stay_finite_over_5000_steps():
+    data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=1)
+    model = MultitaskModel(fixed())
+    result = fit(model, data, engine=SVI(steps=5000), progress=False)
+    assert np.isfinite(result.history).all()
+    assert torch.isfinite(model.prior.share).all()
+    assert float(model.prior.share.min()) > 0
+
+
 # ---- conformance --------------------------------------------------------------------------
 
 
 def test_event_shape(mixture):
-    asserts.assert_event_shape(lambda: VariationalWeighting(mixture), 4)
+    asserts.assert_event_shape(lambda: fixed(mixture), 4)
 
 
 def test_prior_matters(mixture):
-    asserts.assert_prior_matters(lambda: VariationalWeighting(mixture))
+    asserts.assert_prior_matters(lambda: fixed(mixture))
 
 
 def test_recovers_truth():
@@ -198,16 +236,14 @@ def test_recovers_truth():
 @pytest.mark.parametrize("likelihood", [Gaussian, lambda: Categorical(4)])
 def test_save_load_same_prediction(mixture, likelihood, tmp_path):
     data = make_data("gaussian" if likelihood is Gaussian else "categorical")
-    asserts.assert_save_load_same_prediction(
-        lambda: VariationalWeighting(mixture), likelihood, data, tmp_path
-    )
+    asserts.assert_save_load_same_prediction(lambda: fixed(mixture), likelihood, data, tmp_path)
 
 
 @pytest.mark.parametrize("engine", [CoordinateAscent(max_iter=3), SVI(steps=4, batch_size=8)])
 def test_deterministic_and_without_a_trace(mixture, engine):
     data = make_data("bernoulli", num_features=2)
     for check in (asserts.assert_deterministic_given_seed, asserts.assert_leaves_no_trace):
-        check(lambda: VariationalWeighting(mixture), Bernoulli, data, engine)
+        check(lambda: fixed(mixture), Bernoulli, data, engine)
 
 
 def test_svi_stays_near_the_closed_form():
@@ -215,7 +251,7 @@ def test_svi_stays_near_the_closed_form():
     data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=3)
     found = []
     for engine in (CoordinateAscent(), SVI(steps=150)):
-        model = MultitaskModel(VariationalWeighting())
+        model = MultitaskModel(fixed())
         fit(model, data, engine=engine, progress=False)
         found.append(model.weights)
     away = (found[1].mean - found[0].mean) / found[0].std
@@ -227,7 +263,7 @@ def test_svi_stays_near_the_closed_form():
 def test_references_are_made_for_a_likelihood_without_closed_form():
     data = make_data(rows=(9, 4, 12))
     data = data._replace(y=data.y.exp().round())
-    model = MultitaskModel(VariationalWeighting(), Poisson())
+    model = MultitaskModel(fixed(), Poisson())
     fit(model, data, engine=SVI(steps=5), progress=False)
     assert model.prior.reference_mean.shape == (3, 1, 5)
     assert torch.isfinite(model.weights.std).all()
@@ -235,14 +271,14 @@ def test_references_are_made_for_a_likelihood_without_closed_form():
 
 def test_references_are_made_with_a_trainable_backbone():
     data = make_data(rows=(17, 12, 21), num_features=2)
-    model = MultitaskModel(VariationalWeighting(), backbone=MLP(2, [3], seed=0))
+    model = MultitaskModel(fixed(), backbone=MLP(2, [3], seed=0))
     fit(model, data, engine=CoordinateAscent(max_iter=60, tol=1e-3), progress=False)
     assert model.prior.reference_mean.shape == (3, 1, 4)
 
 
 def test_adapt_adds_a_task_that_borrows_from_all(tmp_path):
     data = make_data(rows=(17, 12, 21))
-    model = MultitaskModel(VariationalWeighting())
+    model = MultitaskModel(fixed())
     fit(model, data, progress=False)
     rng = np.random.default_rng(1)
     wider = model.adapt(TaskData(rng.standard_normal((4, 5)), rng.standard_normal(4), ["new"] * 4))
@@ -276,5 +312,9 @@ def test_nuts_refuses():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match=r"mixture must be one of \['exact', 'log_linear'"):
         VariationalWeighting("harmonic")
-    with pytest.raises(ValueError, match="refreshes must be 1, 2 or 3"):
-        VariationalWeighting(refreshes=4)
+    with pytest.raises(ValueError, match='refreshes must be at least 1, or "auto"'):
+        VariationalWeighting(refreshes=0)
+    with pytest.raises(ValueError, match="strength must be a positive number"):
+        VariationalWeighting(strength=0)
+    with pytest.raises(ValueError, match='covariance must be "diagonal", as references'):
+        VariationalWeighting(covariance="full")

@@ -100,11 +100,12 @@ def relations(
 
 def _order(entries: Floats, group: Integers | None) -> Integers:
     # Within a cluster the same leaf order serves, as far as it goes.
-    leaves = _leaf_order(entries)
+    leaves = leaf_order(entries)
     return leaves if group is None else leaves[np.argsort(group[leaves], kind="stable")]
 
 
-def _leaf_order(entries: Floats) -> Integers:
+def leaf_order(entries: Floats) -> Integers:
+    """Tasks in the order of a hierarchical clustering of their rows and columns."""
     count = len(entries)
     if count < 3:
         return np.arange(count)

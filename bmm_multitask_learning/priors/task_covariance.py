@@ -1,12 +1,14 @@
 r"""Every pair of tasks with a covariance of its own: the weights are matrix normal.
 
-$$\Omega = Q\,\Theta^{-1} Q, \qquad \Theta \sim \mathrm{Wishart}(2K + 1, K^{-1} I), \qquad
-  \mathrm{cov}(w_j, w_k) = \Omega_{jk}\,\Sigma$$
+$$\mathrm{cov}(w_j, w_k) = \Omega_{jk}\,\Sigma, \qquad \Omega = Q\,\Theta^{-1} Q, \qquad
+  Q^2 = (1 - \rho) I + \rho \mathbf{1}\mathbf{1}^\top,$$
+$$\Theta \sim \mathrm{Wishart}(sK + K + 1, (sK)^{-1} I), \qquad
+  \rho \sim \mathrm{Beta}(\tfrac32, \tfrac32)$$
 
-$Q^2 = \tfrac12 I + \tfrac12 \mathbf{1}\mathbf{1}^\top$ is $\Omega$ where its prior is densest: any
-two tasks correlated by one half, a belief worth as many features as there are tasks. $\Sigma$ has
-one of the forms of `covariance`, for each output. W is integrated out whenever
-$\eta = (\Theta, \Sigma)$ moves.
+$Q^2$ is $\Omega$ where its prior is densest: any two tasks correlated by $\rho$, which is learned.
+That all pairs are alike is a belief worth s times as many features as there are tasks; s is told
+by rows that were held out, among the training rows. $\Sigma$ has one of the forms of `covariance`,
+for each output. W is integrated out whenever $\eta = (\Theta, \rho, \Sigma)$ moves.
 
 What differs from the paper: W is integrated out, where the paper alternates between W and
 $\Omega$; $\Sigma$ is learned, where the paper has a multiple of I; $\Omega$ has a proper prior,
@@ -19,9 +21,13 @@ References:
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
@@ -32,10 +38,13 @@ from ..posterior import Centre, WeightPosterior
 from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import correlation, covariance_form, covariance_matrix, identity
+from .latent_hierarchy import smallest_as_good
 from .task_prior import TaskPrior
 
-# correlation of two tasks before any data
-_CORRELATION = 0.5
+# s, the most cautious first
+_STRENGTHS = (25.0, 5.0, 1.0)
+# EM steps for each s on the rows of four folds
+_FOLD_STEPS = 5
 # joint Gaussians of K D weights an output beyond this are slow and large: 288 MB a matrix
 MAX_WEIGHTS = 6000
 
@@ -52,10 +61,12 @@ class TaskCovariance(TaskPrior):
 
     Args:
         covariance: "full", "diagonal" or "isotropic" $\Sigma$.
+        strength: s of the belief that any two tasks are as alike as any other two. "auto": 25, 5
+            or 1, by held-out training rows.
 
     Raises:
-        ValueError: for another `covariance`; in `fit`, where the K D weights of an output are
-            more than 6000.
+        ValueError: for another `covariance` or a `strength` that is not positive; in `fit`, where
+            the K D weights of an output are more than 6000.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, TaskCovariance, datasets, fit
@@ -71,23 +82,47 @@ class TaskCovariance(TaskPrior):
     """
 
     task_precision: Tensor
+    worth: Tensor
 
-    def __init__(self, covariance: Literal["full", "diagonal", "isotropic"] = "diagonal") -> None:
+    def __init__(
+        self,
+        covariance: Literal["full", "diagonal", "isotropic"] = "diagonal",
+        *,
+        strength: float | Literal["auto"] = "auto",
+    ) -> None:
         super().__init__()
+        if strength != "auto" and not strength > 0:
+            raise ValueError(
+                f'strength must be a positive number, or "auto" to choose it; got {strength!r}.'
+            )
         self.covariance = covariance
+        self.strength = strength
         self.form = covariance_form(covariance)
 
     def register_hyperparameters(self, like: Tensor) -> None:
-        self.register_buffer("task_precision", identity(self.sizes.num_tasks, like))
-        for name, value in self.form.mode(self.scatter).items():
+        first = _STRENGTHS[0] if self.strength == "auto" else self.strength
+        self.register_buffer("worth", like.new_tensor(first))
+        for name, value in self._mode().items():
             self.register_buffer(name, value)
 
     def hyperprior(self) -> Eta:
-        # mode I, worth as many observations as there are tasks
+        # mode I, worth s times as many observations as there are tasks
         K = len(self.task_precision)
-        law = Wishart(self.scatter.new_tensor(2.0 * K + 1), self.scatter.new_full((K,), float(K)))
-        task_precision = pyro.sample("task_precision", law)
-        return {"task_precision": task_precision, **self.form.hyperprior(self.scatter)}
+        worth = self.worth * K
+        law = Wishart(worth + K + 1, worth.expand(K))
+        half = worth.new_full((1,), 1.5)
+        return {
+            "task_precision": pyro.sample("task_precision", law),
+            "correlation": pyro.sample("correlation", dist.Beta(half, half).to_event(1)),
+            **self.form.hyperprior(self.scatter),
+        }
+
+    def _mode(self) -> Eta:
+        return {
+            "task_precision": identity(self.sizes.num_tasks, self.scatter),
+            "correlation": self.scatter.new_full((1,), 0.5),
+            **self.form.mode(self.scatter),
+        }
 
     def forward(self, eta: Eta) -> MatrixNormal:
         root = self.form.scale(eta, self.sizes.num_features).root
@@ -105,7 +140,7 @@ class TaskCovariance(TaskPrior):
             )
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", self.form.reference(self.scatter))
-        self.set_eta({"task_precision": identity(K, self.scatter), **self.form.mode(self.scatter)})
+        self.register_hyperparameters(self.scatter)
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         K, _, D = statistics.b.shape
@@ -123,7 +158,7 @@ class TaskCovariance(TaskPrior):
         columns = scale.apply(torch.einsum("kj,ojds->kods", tasks, columns))
         mean, root = columns[..., 0], columns[..., 1:]
         # what a task outside the fit resembles: β Σ_k w_k
-        share = _share(K)
+        share = _share(eta["correlation"], K)
         return WeightPosterior(
             log_weights=mean.new_zeros(K, 1),
             means=mean[:, None],
@@ -134,22 +169,63 @@ class TaskCovariance(TaskPrior):
         )
 
     def update(self, posterior: WeightPosterior) -> None:
+        self.set_eta(self._moved(posterior, self.eta))
+
+    def _moved(self, posterior: WeightPosterior, eta: Eta) -> Eta:
+        r"""The M-step from $\eta$: $\Theta$, then $\rho$, then $\Sigma$."""
         K, _, O, D = posterior.means.shape
         # E[w_j w_kᵀ] = Σ_s Z_js Z_ksᵀ
         Z = torch.cat([posterior.means[..., None], posterior.roots.common], -1)[:, 0]
-        root = self.form.scale(self.eta, D).root
+        root = self.form.scale(eta, D).root
         white = torch.linalg.solve_triangular(root, Z, upper=False).flatten(1)
-        half = _half(root, K, -0.5)
-        # Θ⁻¹ = ( K I + Q⁻¹ Σ_o E[W_o Σ_o⁻¹ W_oᵀ] Q⁻¹ ) / ( K + O D )
-        outer = half @ (white @ white.mT) @ half
-        inverse = (K * identity(K, root) + outer) / (K + O * D)
+        square, rho, worth = white @ white.mT, eta["correlation"], self.worth * K
+        half = _half(rho, K, -0.5)
+        # Θ⁻¹ = ( s K I + Q⁻¹ Σ_o E[W_o Σ_o⁻¹ W_oᵀ] Q⁻¹ ) / ( s K + O D )
+        inverse = (worth * identity(K, root) + half @ square @ half) / (worth + O * D)
         precision = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
-        # with the new Θ:  S_o = E[W_oᵀ Ω⁻¹ W_o]
-        mixed = torch.linalg.cholesky(precision).mT @ half
+        rho = _best_correlation(rho, precision, square, O * D)
+        # with the new Ω:  S_o = E[W_oᵀ Ω⁻¹ W_o]
+        mixed = torch.linalg.cholesky(precision).mT @ _half(rho, K, -0.5)
         rows = (mixed @ Z.flatten(1)).unflatten(1, Z.shape[1:])
         count = Z.new_full((O,), float(K))
-        moved = self.form.update(self.eta, self.form.outer(rows), count, self.scatter)
-        self.set_eta({"task_precision": precision, **moved})
+        scales = self.form.update(eta, self.form.outer(rows), count, self.scatter)
+        return {"task_precision": precision, "correlation": rho, **scales}
+
+    def refresh(
+        self,
+        count: int,
+        posterior: WeightPosterior,
+        folds: Callable[[], Sequence[TaskStatistics]],
+    ) -> bool:
+        r"""Choose s, once: the largest less than one standard error worse than the best.
+
+        What is compared is the log predictive density of held-out rows,
+        $$\sum_f \log Z_s\big(\textstyle\sum_g S_g\big) - \log Z_s\big(\sum_{g \ne f} S_g\big),$$
+
+        with $\eta$ found from the statistics $S_g$, $g \ne f$, of the other folds.
+        """
+        if count or self.strength != "auto" or len(self.task_precision) == 1:
+            return False
+        parts = folds()
+        whole = functools.reduce(operator.add, parts)
+        rest = [
+            functools.reduce(operator.add, [*parts[:f], *parts[f + 1 :]])
+            for f in range(len(parts))
+        ]
+        best = smallest_as_good(torch.stack([self._held_out(part, whole) for part in rest]))
+        self.worth.fill_(_STRENGTHS[best])
+        return best > 0
+
+    def _held_out(self, others: TaskStatistics, whole: TaskStatistics) -> Tensor:
+        """Log predictive density of one fold given the others for each strength, (3,)."""
+        eta, scores = self.eta, []
+        for strength in _STRENGTHS:
+            self.worth.fill_(strength)
+            for _ in range(_FOLD_STEPS):
+                eta = self._moved(self.condition(others, eta), eta)
+            after, before = (self.condition(part, eta) for part in (whole, others))
+            scores.append(after.log_normaliser - before.log_normaliser)
+        return torch.stack(scores)
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
@@ -158,7 +234,7 @@ class TaskCovariance(TaskPrior):
         centre = posterior.centre()
         mean = centre.mean
         root = self.form.scale(eta, self.sizes.num_features).root
-        own = _own_variance(_task_covariance(eta)).sqrt()[..., None, None, None] * root
+        own = _own_variance(eta).sqrt()[..., None, None, None] * root
         own = own.expand(len(mean), *own.shape[-3:])
         shape = (num_tasks, *mean.shape)
         return WeightPosterior(
@@ -200,22 +276,60 @@ class TaskCovariance(TaskPrior):
         covariance = _task_covariance(self.eta)
         K = len(covariance)
         added = len(self.information) - K
-        lead = torch.cat([identity(K, covariance), covariance.new_full((added, K), _share(K))])
-        own = torch.cat([covariance.new_zeros(K), _own_variance(covariance).expand(added)])
+        share = _share(self.eta["correlation"], K).expand(added, K)
+        lead = torch.cat([identity(K, covariance), share])
+        own = torch.cat([covariance.new_zeros(K), _own_variance(self.eta).expand(added)])
         return lead @ covariance @ lead.mT + torch.diag_embed(own)
 
 
-def _half(like: Tensor, size: int, power: float) -> Tensor:
-    """((1 − ρ) I + ρ 11ᵀ)^power: Q for ½, its inverse for −½."""
-    mean = like.new_full((size, size), 1 / size)
-    apart, together = 1 - _CORRELATION, 1 - _CORRELATION + _CORRELATION * size
-    return apart**power * (identity(size, like) - mean) + together**power * mean
+def _half(rho: Tensor, size: int, power: float) -> Tensor:
+    """((1 − ρ) I + ρ 11ᵀ)^power, (..., K, K), for ρ (..., 1): Q for ½, its inverse for −½."""
+    mean = rho.new_full((size, size), 1 / size)
+    apart, together = (value[..., None] ** power for value in _eigenvalues(rho, size))
+    return apart * (identity(size, rho) - mean) + together * mean
+
+
+def _eigenvalues(rho: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Of Q²: K − 1 times the first, once the second."""
+    return 1 - rho, 1 - rho + rho * size
+
+
+def _best_correlation(rho: Tensor, precision: Tensor, square: Tensor, count: int) -> Tensor:
+    r"""$\rho$ that maximises $E_q[\log p(W \mid \eta)] + \log p(\rho)$ near the present one.
+
+    Args:
+        rho: (1,) the present one, which stays where none is better.
+        precision: (K, K) $\Theta$.
+        square: (K, K) $\sum_o E[W_o \Sigma_o^{-1} W_o^\top]$.
+        count: O D.
+    """
+    K = len(precision)
+    mean = precision.new_full((K, K), 1 / K)
+    parts = (identity(K, precision) - mean, mean)
+    # tr(Θ Q⁻¹ S Q⁻¹) = Σ_ab tr(Θ P_a S P_b) / √(λ_a λ_b)
+    trace = torch.stack(
+        [torch.stack([(precision @ a @ square * b).sum() for b in parts]) for a in parts]
+    )
+
+    def value(logit: Tensor) -> Tensor:
+        rho = logit.sigmoid()
+        apart, together = _eigenvalues(rho, K)
+        size = torch.stack([apart, together], -1).rsqrt()
+        fit = torch.einsum("...a,ab,...b->...", size, trace, size)
+        log_det = (K - 1) * apart.log() + together.log()
+        return -0.5 * (count * log_det + fit) + 0.5 * (rho.log() + apart.log())
+
+    logit = rho.logit()
+    for width in (2.0, 0.2, 0.02, 2e-3, 2e-4, 2e-5, 2e-6, 2e-7):
+        near = logit + width * torch.linspace(-1, 1, 21, dtype=rho.dtype, device=rho.device)
+        logit = near[value(near).argmax(0, keepdim=True)]
+    return logit.sigmoid()
 
 
 def _task_covariance(eta: Eta) -> Tensor:
     """Ω = Q Θ⁻¹ Q, (..., K, K)."""
     precision = eta["task_precision"]
-    half = _half(precision, precision.shape[-1], 0.5)
+    half = _half(eta["correlation"], precision.shape[-1], 0.5)
     # Θ⁻¹ = M⁻ᵀ M⁻¹ for Θ = M Mᵀ
     side = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), half, upper=False)
     return side.mT @ side
@@ -226,14 +340,15 @@ def _task_root(eta: Eta) -> Tensor:
     return torch.linalg.cholesky(_task_covariance(eta))
 
 
-def _share(num_tasks: int) -> float:
+def _share(rho: Tensor, num_tasks: int) -> Tensor:
     r"""$\beta = \rho / (1 - \rho + \rho K)$: the hyperprior's regression of a task on K others."""
-    return _CORRELATION / (1 - _CORRELATION + _CORRELATION * num_tasks)
+    return rho / _eigenvalues(rho, num_tasks)[1]
 
 
-def _own_variance(covariance: Tensor) -> Tensor:
+def _own_variance(eta: Eta) -> Tensor:
     r"""How far a task of the fit lies from $\beta \sum$ of the others, mean of squares, (...)."""
+    covariance = _task_covariance(eta)
     K = covariance.shape[-1]
-    share = _share(K - 1)
+    share = _share(eta["correlation"], K - 1)[..., None]
     away = (1 + share) * identity(K, covariance) - share
     return (away @ covariance @ away).diagonal(dim1=-2, dim2=-1).mean(-1)

@@ -1,12 +1,13 @@
 r"""Each task's prior is a mixture of what the other tasks learned, after Shen and others.
 
-$$p(w_t \mid \alpha) \approx \sum_{i \ne t} \alpha_{ti}\, q_i(w) + \alpha_{tt}\, N(0, \tau_t^2 I),
-  \qquad \alpha_t \sim \mathrm{Dirichlet}(1 + \tfrac1K + \tfrac12 e_t)$$
+$$p(w_t \mid \alpha) \approx \sum_{i \ne t} \alpha_{ti}\, q_i(w) + \alpha_{tt}\, N(0, \Sigma),
+  \qquad \alpha_t \sim \mathrm{Dirichlet}(1 + \tfrac{s}{K} + \tfrac12 e_t)$$
 
 The references $q_i = N(\mu_i, \mathrm{diag}\,\sigma_i^2)$ are posteriors of the tasks, frozen:
 first those of each task alone, then, at each refresh, those of the last fit. The prior reads a
 posterior, so what is maximised is a surrogate of an evidence, and it never falls only as long as
-the references stand still.
+the references stand still. How often they are refreshed, and how strongly s the weights are held
+together, is told by rows that were held out of the fit, among the training rows.
 
 What differs from the paper: by default the mixture is replaced by the Gaussian with its own mean
 and variance; $\alpha$ is found by EM with its Dirichlet prior instead of Gumbel-softmax draws, and
@@ -20,7 +21,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, final
 
 import pyro
@@ -35,92 +38,38 @@ from ..hyperparameters import Eta, pack, unpack
 from ..posterior import WeightPosterior, mixture_posterior
 from ..roots import Roots
 from ..statistics import TaskStatistics
-from .covariance import IsotropicCovariance
+from .covariance import covariance_form
+from .latent_hierarchy import smallest_as_good
+from .mixtures import MIXTURES, Law, gaussian, moment_matched
 from .task_prior import TaskPrior
 
-_FORM = IsotropicCovariance()
 # L-BFGS evaluations of an M-step: the E-step between them costs more than all of them
 _M_STEPS = 10
+# and of a climb on the rows of four folds
+_FOLD_STEPS = 15
 # tasks that the belief in the anchor is worth: more of it costs related tasks their gain
 _ANCHOR = 0.5
+# tasks that the belief in equal weights is worth; the first leaves next to nothing to learn
+_STRENGTHS = (100.0, 10.0, 1.0)
+_MOST_REFRESHES = 8
 
 
-class Law(NamedTuple):
-    """A mixture of C Gaussians for each task's weights.
+class References(NamedTuple):
+    """Frozen posteriors of the tasks.
 
-    log_weights: (K, C).
-    loc: (K, C, O, D).
-    variance: (K, C, O, D).
+    mean: (K, O, D); of no tasks before the first refresh.
+    variance: (K, O, D).
     """
 
-    log_weights: Tensor
-    loc: Tensor
+    mean: Tensor
     variance: Tensor
-
-
-def moment_matched(share: Tensor, loc: Tensor, variance: Tensor) -> Law:
-    r"""The Gaussian with the mixture's own mean and variance.
-
-    $$m_t = \sum_i \alpha_{ti}\mu_{ti}, \qquad
-      v_t = \sum_i \alpha_{ti}\big(\sigma_{ti}^2 + (\mu_{ti} - m_t)^2\big)$$
-
-    Args:
-        share: (K, C) $\alpha$.
-        loc: (K, C, O, D) $\mu$.
-        variance: (K, C, O, D) $\sigma^2$.
-
-    Example:
-        >>> third, one = torch.full((1, 3), 1 / 3), torch.ones(1, 3, 1, 1)
-        >>> means = torch.tensor([-2.0, 0.0, 2.0]).reshape(1, 3, 1, 1)
-        >>> round(float(moment_matched(third, means, one).variance), 3)
-        3.667
-    """
-    mean = _average(share, loc)
-    # v = Σ α ( σ² + (μ − m)² )
-    return _gaussian(mean, _average(share, variance + (loc - mean).square()))
-
-
-def log_linear(share: Tensor, loc: Tensor, variance: Tensor) -> Law:
-    r"""The normalised geometric mean $\prod_i q_i^{\alpha_{ti}}$: precisions are averaged."""
-    precision = _average(share, 1 / variance)
-    return _gaussian(_average(share, loc / variance) / precision, 1 / precision)
-
-
-def exact(share: Tensor, loc: Tensor, variance: Tensor) -> Law:
-    """The mixture itself."""
-    return Law(share.log(), loc, variance)
-
-
-def weighted_sum(share: Tensor, loc: Tensor, variance: Tensor) -> Law:
-    r"""The law of $\sum_i \alpha_{ti} w_i$, of variance $\sum_i \alpha_{ti}^2\sigma_i^2$.
-
-    What the paper's released code computes. It is narrower than the mixture, and the narrower the
-    more tasks there are.
-    """
-    return _gaussian(_average(share, loc), _average(share.square(), variance))
-
-
-def _average(share: Tensor, value: Tensor) -> Tensor:
-    return torch.einsum("kc,kcod->kod", share, value)[:, None]
-
-
-def _gaussian(loc: Tensor, variance: Tensor) -> Law:
-    return Law(loc.new_zeros(loc.shape[:2]), loc, variance)
-
-
-_MIXTURES: dict[str, Callable[[Tensor, Tensor, Tensor], Law]] = {
-    "moment_matched": moment_matched,
-    "log_linear": log_linear,
-    "exact": exact,
-    "weighted_sum": weighted_sum,
-}
 
 
 @final
 class VariationalWeighting(TaskPrior):
     r"""Each task weighs the others by how well their posteriors explain its rows.
 
-    $w_t \sim \sum_{i \ne t} \alpha_{ti} q_i + \alpha_{tt} N(0, \tau_t^2 I)$, or a Gaussian in its
+    $w_t \sim \sum_{i \ne t} \alpha_{ti} q_i + \alpha_{tt} N(0, \Sigma)$, or a Gaussian in its
     place; the weights $\alpha$ differ from task to task and need not be symmetric.
 
     There is no $p(W \mid \eta)\,p(\eta)$ behind it: `log_evidence` is a surrogate that compares
@@ -130,11 +79,16 @@ class VariationalWeighting(TaskPrior):
         mixture: "moment_matched" (the Gaussian with the mixture's mean and variance), "log_linear"
             (the geometric mean), "exact" (the mixture itself, which in many dimensions picks one
             component), "weighted_sum" (variance $\sum\alpha^2\sigma^2$: too narrow).
-        refreshes: how often the references are replaced by the last fit's posteriors, from 1 to 3.
-            Only the first are free of the task's own rows.
+        refreshes: how often the references are replaced by the last fit's posteriors, at least
+            once; only the first are free of the task's own rows. "auto": as often as predicts
+            held-out training rows best, up to eight times. None at all leaves each task alone.
+        strength: s, how many tasks the belief in equal weights is worth. "auto": 100, 10 or 1,
+            by held-out training rows.
+        covariance: "diagonal" or "isotropic" $\Sigma$ of tasks alone.
 
     Raises:
-        ValueError: for another `mixture`, or `refreshes` outside 1..3.
+        ValueError: for another `mixture` or `covariance`, `refreshes` below 1, or a `strength`
+            that is not positive.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, VariationalWeighting, datasets, fit
@@ -152,7 +106,8 @@ class VariationalWeighting(TaskPrior):
     generative = False
 
     share: Tensor
-    precision: Tensor
+    worth: Tensor
+    planned: Tensor
     reference_mean: Tensor
     reference_variance: Tensor
 
@@ -162,54 +117,90 @@ class VariationalWeighting(TaskPrior):
             "moment_matched", "log_linear", "exact", "weighted_sum"
         ] = "moment_matched",
         *,
-        refreshes: int = 1,
+        refreshes: int | Literal["auto"] = "auto",
+        strength: float | Literal["auto"] = "auto",
+        covariance: Literal["diagonal", "isotropic"] = "diagonal",
     ) -> None:
         super().__init__()
-        if mixture not in _MIXTURES:
-            raise ValueError(f"mixture must be one of {sorted(_MIXTURES)}; got {mixture!r}.")
-        if refreshes not in (1, 2, 3):
+        if mixture not in MIXTURES:
+            raise ValueError(f"mixture must be one of {sorted(MIXTURES)}; got {mixture!r}.")
+        if refreshes != "auto" and not refreshes >= 1:
             raise ValueError(
-                f"refreshes must be 1, 2 or 3: each counts the rows once more; got {refreshes!r}."
+                f'refreshes must be at least 1, or "auto" to choose it; got {refreshes!r}.'
+            )
+        if strength != "auto" and not strength > 0:
+            raise ValueError(
+                f'strength must be a positive number, or "auto" to choose it; got {strength!r}.'
+            )
+        if covariance not in ("diagonal", "isotropic"):
+            raise ValueError(
+                f'covariance must be "diagonal", as references are, or "isotropic"; '
+                f"got {covariance!r}."
             )
         self.mixture = mixture
         self.refreshes = refreshes
-        self._combine = _MIXTURES[mixture]
+        self.strength = strength
+        self.covariance = covariance
+        self.form = covariance_form(covariance)
+        self._combine = MIXTURES[mixture]
 
     # ---- generative half ----------------------------------------------------------------------
 
     def register_hyperparameters(self, like: Tensor) -> None:
         sizes = self.sizes
         K = sizes.num_tasks
+        chosen = self.strength == "auto"
+        self.register_buffer("worth", like.new_tensor(1.0 if chosen else self.strength))
+        self.register_buffer("planned", torch.zeros((), dtype=torch.int64, device=like.device))
         self.register_buffer("share", like.new_full((K, K), 1 / K))
-        self.register_buffer("precision", like.new_ones(K, sizes.num_outputs))
+        for name, value in self.form.mode(self.scatter).items():
+            self.register_buffer(name, value)
         none = like.new_zeros(0, sizes.num_outputs, sizes.num_features)
         self.register_buffer("reference_mean", none)
         self.register_buffer("reference_variance", none)
 
     def hyperprior(self) -> Eta:
-        K = len(self.share)
         # no mode at zero, from where a weight could not rise again; more for the anchor, which
         # lessens what unrelated tasks lose
-        anchor = _ANCHOR * torch.eye(K, dtype=self.share.dtype, device=self.share.device)
-        law = dist.Dirichlet(1 + 1 / K + anchor)
+        law = dist.Dirichlet(1 + self._belief())
         share = pyro.sample("share", law.to_event(1))
-        return {"share": share, **_FORM.hyperprior(self.scatter.expand(K, -1, -1))}
+        return {"share": share, **self.form.hyperprior(self.scatter)}
+
+    def _belief(self) -> Tensor:
+        """What the prior of the weights is worth, in tasks, (K, K)."""
+        K = len(self.share)
+        anchor = _ANCHOR * torch.eye(K, dtype=self.share.dtype, device=self.share.device)
+        return self.worth / K + anchor
+
+    def _equal(self) -> Tensor:
+        """The weights where their prior is densest."""
+        belief = self._belief()
+        return belief / belief.sum(-1, keepdim=True)
 
     def forward(self, eta: Eta) -> Distribution:
-        law = self._law(eta)
+        law = self._law(eta, self._references)
         component = dist.Normal(law.loc, law.variance.sqrt()).to_event(2)
         return GaussianMixture(dist.Categorical(logits=law.log_weights), component).to_event(1)
 
-    def _law(self, eta: Eta) -> Law:
+    @property
+    def _references(self) -> References:
+        return References(self.reference_mean, self.reference_variance)
+
+    def _anchor(self, eta: Eta) -> Tensor:
+        """Variances (..., O, D) of tasks alone."""
+        return self.form.scale(eta, self.sizes.num_features).root.square().sum(-1)
+
+    def _law(self, eta: Eta, references: References) -> Law:
         """The prior of each task; without references the anchor alone."""
-        D = self.sizes.num_features
-        anchor = (1 / eta["precision"])[..., None].expand(*eta["precision"].shape, D)
-        if not len(self.reference_mean):
-            return _gaussian(torch.zeros_like(anchor)[:, None], anchor[:, None])
+        K = eta["share"].shape[-1]
+        anchor = self._anchor(eta)
+        if not len(references.mean):
+            each = anchor.expand(K, 1, *anchor.shape)
+            return gaussian(torch.zeros_like(each), each)
         # in place of itself each task has the anchor
-        own = torch.eye(len(anchor), dtype=torch.bool, device=anchor.device)[..., None, None]
-        loc = torch.where(own, 0.0, self.reference_mean)
-        variance = torch.where(own, anchor[:, None], self.reference_variance)
+        own = torch.eye(K, dtype=torch.bool, device=anchor.device)[..., None, None]
+        loc = torch.where(own, 0.0, references.mean)
+        variance = torch.where(own, anchor, references.variance)
         return self._combine(eta["share"], loc, variance)
 
     # ---- closed-form half ---------------------------------------------------------------------
@@ -218,12 +209,16 @@ class VariationalWeighting(TaskPrior):
         self, statistics: TaskStatistics, generator: torch.Generator, start: int
     ) -> None:
         super().initialise(statistics, generator, start)
-        self.register_buffer("scatter", _FORM.reference(self.scatter))
+        self.register_buffer("scatter", self.form.reference(self.scatter))
         self.register_hyperparameters(self.scatter)
-        self.set_eta(_FORM.mode(self.scatter.expand(len(self.share), -1, -1)))
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
-        law = self._law(eta)
+        return self._condition(statistics, eta, self._references)
+
+    def _condition(
+        self, statistics: TaskStatistics, eta: Eta, references: References
+    ) -> WeightPosterior:
+        law = self._law(eta, references)
         scale = DiagonalScale(law.variance.sqrt())
         return mixture_posterior(statistics, law.log_weights, law.loc, scale)
 
@@ -232,28 +227,31 @@ class VariationalWeighting(TaskPrior):
         share = posterior.log_weights.exp()
         variance = posterior.roots.variance()
 
-        def objective(eta: Eta) -> Tensor:
-            law = self._law(eta)
+        def expected(eta: Eta) -> Tensor:
+            law = self._law(eta, self._references)
             # E log N(w; m, v) = −½ [ log v + (s² + (μ − m)²) / v ]
             square = variance + (posterior.means - law.loc).square()
             fit = -0.5 * (law.variance.log() + square / law.variance).sum((-2, -1))
-            return (share * (law.log_weights + fit)).sum() + self.log_hyperprior(eta)
+            return (share * (law.log_weights + fit)).sum()
 
+        self.set_eta(self._climb(expected, self.eta, _M_STEPS))
+
+    def _climb(self, objective: Callable[[Eta], Tensor], eta: Eta, steps: int) -> Eta:
+        r"""$\eta$ after L-BFGS steps up the objective and $\log p(\eta)$, never lower."""
         with torch.enable_grad():
-            start = pack(self.eta, self.transforms)
-            free = start.clone().requires_grad_()
-            optimiser = torch.optim.LBFGS([free], max_iter=_M_STEPS, line_search_fn="strong_wolfe")
+            free = pack(eta, self.transforms).requires_grad_()
+            optimiser = torch.optim.LBFGS([free], max_iter=steps, line_search_fn="strong_wolfe")
 
             def loss() -> Tensor:
                 optimiser.zero_grad()
-                value = -objective(unpack(free, self.eta, self.transforms))
+                moved = unpack(free, eta, self.transforms)
+                value = -(objective(moved) + self.log_hyperprior(moved))
                 value.backward()
                 return value
 
             before = optimiser.step(loss)
             after = loss()
-        if bool(after <= before):
-            self.set_eta(unpack(free.detach(), self.eta, self.transforms))
+        return unpack(free.detach(), eta, self.transforms) if bool(after <= before) else eta
 
     def refresh(
         self,
@@ -261,21 +259,78 @@ class VariationalWeighting(TaskPrior):
         posterior: WeightPosterior,
         folds: Callable[[], Sequence[TaskStatistics]],
     ) -> bool:
-        if count == self.refreshes:
+        r"""Replace the references by `posterior`; before the first time, choose how often.
+
+        What is chosen is the most cautious choice that is less than one standard error worse than
+        the best in
+
+        $$\sum_f \log Z_f\big(\textstyle\sum_g S_g\big) - \log Z_f\big(\sum_{g \ne f} S_g\big),$$
+
+        with references and $\alpha$ found from the statistics $S_g$, $g \ne f$, of other folds.
+        """
+        if not count:
+            self._choose(folds)
+            self.set_eta({"share": self._equal()})
+        if count == int(self.planned):
             return False
         mean, variance = _moments(posterior)
         self.register_buffer("reference_mean", mean)
         self.register_buffer("reference_variance", variance)
         return True
 
+    def _choose(self, folds: Callable[[], Sequence[TaskStatistics]]) -> None:
+        """Set `worth` and `planned`: as they were asked for, or by held-out rows.
+
+        The strength is judged after one refresh; refreshes then go on as long as they gain.
+        """
+        if self.refreshes != "auto" and self.strength != "auto":
+            self.planned.fill_(self.refreshes)
+            return
+        strengths = _STRENGTHS if self.strength == "auto" else (self.strength,)
+        parts = folds()
+        whole = functools.reduce(operator.add, parts)
+        rest = [
+            functools.reduce(operator.add, [*parts[:f], *parts[f + 1 :]])
+            for f in range(len(parts))
+        ]
+        paths = [[self._path(others, whole, s) for others in rest] for s in strengths]
+        alone, once = (torch.stack([_next(path) for path in paths], 1) for _ in range(2))
+        best = smallest_as_good(once)
+        self.worth.fill_(strengths[best])
+        if self.refreshes != "auto":
+            self.planned.fill_(self.refreshes)
+            return
+        scores = [alone[:, best], once[:, best]]
+        while len(scores) <= _MOST_REFRESHES and bool(scores[-1].sum() > scores[-2].sum()):
+            scores.append(_next(paths[best]))
+        self.planned.fill_(smallest_as_good(torch.stack(scores, 1)))
+
+    def _path(
+        self, others: TaskStatistics, whole: TaskStatistics, strength: float
+    ) -> Iterator[Tensor]:
+        """Log predictive density of one fold given the others: alone, and after each refresh."""
+        eta, references = (
+            self.eta,
+            References(self.reference_mean[:0], self.reference_variance[:0]),
+        )
+        while True:
+            self.worth.fill_(strength)
+            given = functools.partial(self._condition, others, references=references)
+            eta = self._climb(functools.partial(_surrogate, given), eta, _FOLD_STEPS)
+            after, before = self._condition(whole, eta, references), given(eta)
+            yield after.log_normaliser - before.log_normaliser
+            if not len(references.mean):
+                eta = eta | {"share": self._equal()}
+            references = References(*_moments(before))
+
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
-        # the same share for each task of the fit and for an anchor of their mean precision
+        # the same share for each task of the fit and for the anchor
         mean, variance = _moments(posterior)
-        anchor = (1 / eta["precision"].mean(0))[:, None].expand_as(mean[0])
-        loc = torch.cat([mean, torch.zeros_like(anchor)[None]])[None]
-        spread = torch.cat([variance, anchor[None]])[None]
+        anchor = self._anchor(eta)[None]
+        loc = torch.cat([mean, torch.zeros_like(anchor)])[None]
+        spread = torch.cat([variance, anchor])[None]
         law = self._combine(loc.new_full(loc.shape[:2], 1 / loc.shape[1]), loc, spread)
         law = Law(*(value.expand(num_tasks, *value.shape[1:]) for value in law))
         return WeightPosterior(
@@ -301,15 +356,30 @@ class VariationalWeighting(TaskPrior):
 
     @property
     def mixing(self) -> Tensor:
-        r"""$\alpha_{ti}$ among the other tasks, (K, K): zero diagonal, rows sum to 1."""
+        r"""$\alpha_{ti}$ among the other tasks, (K, K): zero diagonal, rows sum to 1.
+
+        Zero where each task was left alone.
+        """
+        if not len(self.reference_mean):
+            return torch.zeros_like(self.share)
         others = self.share.clone().fill_diagonal_(0)
         total = others.sum(-1, keepdim=True)
         return others / total.clamp(min=torch.finfo(total.dtype).tiny)
 
     @property
     def anchor_weight(self) -> Tensor:
-        r"""$\alpha_{tt}$ (K,): the share of $N(0, \tau_t^2 I)$, which borrows from no task."""
+        r"""$\alpha_{tt}$ (K,): the share of $N(0, \Sigma)$, which borrows from no task."""
+        if not len(self.reference_mean):
+            return torch.ones_like(self.share[0])
         return self.share.diagonal().clone()
+
+
+def _surrogate(given: Callable[[Eta], WeightPosterior], eta: Eta) -> Tensor:
+    return given(eta).log_normaliser
+
+
+def _next(paths: Sequence[Iterator[Tensor]]) -> Tensor:
+    return torch.stack([next(path) for path in paths])
 
 
 def _moments(posterior: WeightPosterior) -> tuple[Tensor, Tensor]:
