@@ -22,22 +22,25 @@ from bmm_multitask_learning import (
     fit,
     load,
 )
+from bmm_multitask_learning.distributions import GIG, GeneralizedInverseGaussian
 
 from .cases import built_model, make_data
 from .reference import dense_posterior
 
 GROUPS = [4, 7, 4, 0, 7]  # sizes 2, 2 and 1, out of order
-MIXING = {
-    "gamma": (1.5, 0.0, 1.0),
-    "inverse gamma": (-1.0, 1.0, 0.0),
-    "inverse Gaussian": (-0.5, 0.4, 0.8),
+LAWS = {
+    "gamma": GIG.gamma(1.5, 0.5),
+    "inverse gamma": GIG.inverse_gamma(1.0, 0.5),
+    "inverse Gaussian": GIG.inverse_gaussian(0.7, 0.4),
+    "Jeffreys": GIG.jeffreys(100.0),
 }
+FORMS = [{}, {"covariance": "full"}, {"factorised": True}]
 
 
-def built(groups=GROUPS, *, rank=3, mixing=(0.5, 0.3, 0.8), seed=1, outputs=None):
+def built(groups=GROUPS, *, rank=3, seed=1, outputs=None, **form):
     """A model with hyperparameters drawn from their prior, and its data."""
     data = make_data(seed=seed, outputs=outputs)
-    prior = SparseBayesian(groups, rank, mixing=mixing)
+    prior = SparseBayesian(groups, rank, GIG(0.5, 0.3, 0.8), **form)
     return built_model(prior, Gaussian("task"), data, seed=seed), data
 
 
@@ -53,8 +56,9 @@ def conditioned(model, data):
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_evidence_with_groups_is_that_of_the_dense_gaussian(rank, outputs):
-    model, data = built(rank=rank, seed=rank, outputs=outputs)
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_evidence_with_groups_is_that_of_the_dense_gaussian(rank, outputs, covariance):
+    model, data = built(rank=rank, seed=rank, outputs=outputs, covariance=covariance)
     expected = dense_posterior(model.prior, model.likelihood, data)
     assert model.log_evidence(data).value == pytest.approx(expected.log_evidence, rel=1e-8)
     posterior = conditioned(model, data)
@@ -70,11 +74,12 @@ def test_groups_share_a_precision():
     torch.testing.assert_close(precision, expected)
 
 
-@pytest.mark.parametrize("mixing", MIXING)
-def test_the_bound_rises_to_where_its_gradient_is_zero(mixing):
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_bound_rises_to_where_its_gradient_is_zero(law, form):
     """EM with the terms of each hyperprior ends at a stationary point of log p(D, η)."""
     data = make_data(rows=(9, 6, 12, 7))
-    model = MultitaskModel(SparseBayesian(GROUPS, rank=2, mixing=MIXING[mixing]))
+    model = MultitaskModel(SparseBayesian(GROUPS, rank=2, hyperprior=LAWS[law], **form))
     engine = CoordinateAscent(max_iter=2000, tol=1e-13)
     history = np.array(fit(model, data, engine=engine, progress=False).history)
     assert (np.diff(history) >= -1e-8 * np.abs(history[1:])).all()
@@ -85,8 +90,57 @@ def test_the_bound_rises_to_where_its_gradient_is_zero(mixing):
     log_joint = prior.condition(statistics, eta).log_normaliser + prior.log_hyperprior(eta)
     gradients = torch.autograd.grad(log_joint, list(eta.values()))
     for (name, value), gradient in zip(eta.items(), gradients, strict=True):
-        steps = gradient * (value.detach().abs() if name != "loading" else 1.0)
+        # of positive numbers and matrices by their logarithm
+        at = value.detach()
+        steps = gradient @ at if at.ndim == 3 else gradient * at.abs()
+        steps = gradient if name == "loading" else steps
         assert steps.abs().max() < 2e-3, name
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_factorised_is_the_best_of_weights_and_patterns_apart(outputs):
+    """By brute force: exact means, the blocks of the joint precision, and a lower bound."""
+    model, data = built(rank=2, outputs=outputs, factorised=True)
+    prior, eta = model.prior, model.prior.eta
+    family = model.family()
+    summary = family.likelihood.summarise(model.rows("tasks", data))
+    statistics = family.likelihood.statistics(summary, family.likelihood.eta)
+    posterior = prior.condition(statistics, eta)
+    prior.factorised = False
+    exact = prior.condition(statistics, eta)
+    torch.testing.assert_close(posterior.mean, exact.mean)
+    torch.testing.assert_close(posterior.centre().mean, exact.centre().mean)
+    V, gap = eta["loading"].numpy(), 0.0
+    for o in range(outputs):
+        S = np.diag(prior._variance(eta)[o].numpy())
+        A = statistics.A[:, min(o, statistics.A.shape[1] - 1)].numpy()
+        own = [np.linalg.inv(np.linalg.inv(S) + A[k]) for k in range(3)]
+        patterns = np.kron(np.linalg.inv(np.eye(2) + V @ V.T), S)
+        square = [root @ root.mT for root in posterior.roots.whole[:, 0, o]]
+        np.testing.assert_allclose(torch.stack(square), own, rtol=1e-7, atol=1e-12)
+        root = posterior.centre().root[0, o]
+        np.testing.assert_allclose(root @ root.mT, patterns, rtol=1e-7, atol=1e-12)
+        whole = exact.centre().root[0, o]
+        gap += np.linalg.slogdet(patterns)[1] - 2 * np.linalg.slogdet(whole.numpy())[1]
+    assert gap < 0
+    difference = float(posterior.log_normaliser - exact.log_normaliser)
+    assert difference == pytest.approx(0.5 * gap, rel=1e-9)
+
+
+def test_the_scale_of_the_hyperprior_is_the_level():
+    """GIG(ω, cχ, φ/c) at precisions c times as large is GIG(ω, χ, φ) at a level so much lower."""
+    model, data = built(rank=2)
+    prior, eta = model.prior, model.prior.eta
+    other = SparseBayesian(GROUPS, 2, GIG(0.5, 4 * 0.3, 0.8 / 4))
+    other = built_model(other, Gaussian("task"), data, seed=1).prior
+    moved = {**eta, "precision": 4 * eta["precision"], "level": eta["level"] / 4}
+    torch.testing.assert_close(other._variance(moved), prior._variance(eta))
+
+    def density(prior, eta):
+        law = GeneralizedInverseGaussian(*prior._mixing())
+        return (law.log_prob(eta["precision"]) + eta["precision"].log()).sum()
+
+    torch.testing.assert_close(density(other, moved), density(prior, eta))
 
 
 def test_order_of_features_and_names_of_groups_do_not_matter():
@@ -256,6 +310,24 @@ def test_an_estimators_intercept_is_a_group_before_the_others():
     assert prior.relevance.shape == (4,)
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_a_hyperprior_is_kept_under_its_name(law, tmp_path):
+    """The argument has the name of a method: clone, set_params, repr and load know both."""
+    prior = SparseBayesian(GROUPS, hyperprior=LAWS[law], covariance="full")
+    twin = clone(prior)
+    assert twin.get_params()["hyperprior"] == LAWS[law]
+    assert f"hyperprior={LAWS[law]!r}" in repr(twin)
+    assert twin.set_params(hyperprior=(0.5, 0.1, 1e-4)).precision_law == (0.5, 0.1, 1e-4)
+    model = MultitaskModel(prior)
+    fit(model, make_data(), engine=CoordinateAscent(max_iter=2), progress=False)
+    model.save(tmp_path)
+    again = load(tmp_path).prior
+    assert tuple(again.get_params()["hyperprior"]) == LAWS[law]
+    for name, value in prior.eta.items():
+        assert torch.equal(again.eta[name], value)
+    assert torch.isfinite(again.log_hyperprior(again.eta))
+
+
 def test_groups_of_any_kind_of_array_are_saved(tmp_path):
     data = make_data()
     for number, groups in enumerate((GROUPS, np.array(GROUPS), torch.tensor(GROUPS))):
@@ -275,9 +347,10 @@ def test_groups_of_any_kind_of_array_are_saved(tmp_path):
         ({"rank": 0}, "rank must be at least 1; got 0"),
         ({"groups": [0.5, 1.0]}, "whole numbers, one for each feature"),
         ({"groups": [[0, 1]]}, "whole numbers, one for each feature"),
-        ({"mixing": (0.5, 0.0, 1.0)}, "order >= 1 where chi = 0"),
-        ({"mixing": (1.0, 1.0, 0.0)}, "order < 0 where phi = 0"),
-        ({"mixing": (1.0, -1.0, 1.0)}, "chi >= 0"),
+        ({"hyperprior": (0.5, 0.0, 1.0)}, "order >= 1 where chi = 0"),
+        ({"hyperprior": (1.0, 1.0, 0.0)}, "order < 0 where phi = 0"),
+        ({"hyperprior": (1.0, -1.0, 1.0)}, "chi >= 0"),
+        ({"covariance": "block"}, '"diagonal" or "full"; got .block'),
     ],
 )
 def test_settings_that_make_no_sense(arguments, message):
