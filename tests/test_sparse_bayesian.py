@@ -12,17 +12,20 @@ from sklearn.linear_model import MultiTaskLassoCV
 
 from bmm_multitask_learning import (
     NUTS,
+    SVI,
     CoordinateAscent,
     Gaussian,
     IndependentTasks,
     MultitaskModel,
     MultitaskRegressor,
     SparseBayesian,
+    TaskData,
     datasets,
     fit,
     load,
 )
 from bmm_multitask_learning.distributions import GIG, GeneralizedInverseGaussian
+from bmm_multitask_learning.gaussian import condition_at
 
 from .cases import built_model, make_data
 from .reference import dense_posterior
@@ -231,6 +234,83 @@ def test_relevance_averages_over_draws_of_the_hyperparameters():
     square = (weights.mean.square() + weights.std.square()) / adapted.prior.scatter
     expected = torch.stack([square[:, 0].mean(), square[:, 1:].mean()])
     torch.testing.assert_close(adapted.prior.relevance, expected)
+
+
+@pytest.mark.parametrize("engine", [SVI(steps=20), NUTS(num_samples=6, warmup_steps=5)], ids=str)
+def test_a_matrix_within_groups_serves_every_engine(engine):
+    data = make_data(rows=(9, 6, 12, 7))
+    model = MultitaskModel(SparseBayesian(GROUPS, covariance="full"))
+    fit(model, data, engine=engine, progress=False)
+    assert torch.isfinite(model.weights.mean).all()
+    with pytest.warns(UserWarning, match="outside the fit"):
+        fresh = model.predict(data.x[:4], task="new")
+    assert (fresh.std > 0).all()
+
+
+def test_a_planted_correlation_within_a_group_is_found():
+    """40 tasks, two groups of 3 features, those of the first correlated by .9."""
+    rng = np.random.default_rng(0)
+    within = np.array([[1, 0.9, 0.9], [0.9, 1, 0.9], [0.9, 0.9, 1]])
+    weights = np.hstack(
+        [
+            rng.multivariate_normal(np.zeros(3), within, 40),
+            rng.standard_normal((40, 3)),
+        ]
+    )
+    task = np.repeat(np.arange(40), 3)
+    x = rng.standard_normal((120, 6))
+    y = (x * weights[task]).sum(1) + 0.5 * rng.standard_normal(120)
+    data, error, found = TaskData(x, y, task), {}, {}
+    for form in ("diagonal", "full"):
+        model = MultitaskModel(SparseBayesian([0, 0, 0, 1, 1, 1], covariance=form))
+        fit(model, data, progress=False)
+        error[form] = np.mean((model.weights.mean.numpy() - weights) ** 2)
+        found[form] = model.prior
+    assert error["full"] < 0.75 * error["diagonal"]
+    correlated, free = torch.linalg.inv(found["full"].shape_3)
+    assert correlated[0, 1] / (correlated[0, 0] * correlated[1, 1]).sqrt() > 0.6
+    assert abs(free[0, 1]) / (free[0, 0] * free[1, 1]).sqrt() < 0.5
+
+
+def test_patterns_that_are_not_worth_their_charge_are_left_out():
+    """Tasks without anything in common keep no pattern; a planted rank of 2 is kept under 3."""
+    apart, truth = datasets.make_sparse(8, own=2.0, noise=1.0, num_active=4, seed=1)
+    weights = np.random.default_rng(0).standard_normal(truth.weights.shape)
+    weights = weights * truth.active[truth.groups]
+    y = np.einsum("nd,nd->n", apart.x.numpy(), weights[apart.task.numpy()])
+    model = MultitaskModel(SparseBayesian(truth.groups, rank=2))
+    fit(model, apart._replace(y=torch.as_tensor(y + 0.3)), progress=False)
+    assert not model.prior.loading.any()
+    torch.testing.assert_close(model.relations(), torch.eye(8, dtype=torch.float64))
+    data, truth = datasets.make_sparse(12, 40, own=0.1, num_active=4, seed=0)
+    model = MultitaskModel(SparseBayesian(truth.groups, rank=3))
+    fit(model, data, progress=False)
+    assert model.prior.loading.any(1).sum() == 2
+
+
+def test_the_charge_is_the_curvature_in_the_loadings():
+    """½ Σ_k log|I + H_k/α_0|, H_k by differentiating task k's own evidence, patterns at ẑ."""
+    model, data = built(rank=2, outputs=2)
+    prior, eta = model.prior, model.prior.eta
+    posterior = conditioned(model, data)
+    z = posterior.centre().mean[0].unflatten(1, (2, 5))  # (O, R, D)
+    family = model.family()
+    summary = family.likelihood.summarise(model.rows("tasks", data))
+    statistics = family.likelihood.statistics(summary, family.likelihood.eta)
+    scale = prior._scale(eta)
+    expected = 0.0
+    for k in range(3):
+
+        def evidence(v, k=k):
+            loc = torch.einsum("r,ord->od", v, z)
+            return condition_at(
+                statistics.A[k], statistics.b[k], statistics.c[k], loc, scale
+            ).log_normaliser.sum()
+
+        H = -torch.autograd.functional.hessian(evidence, eta["loading"][:, k])
+        expected += 0.5 * float(torch.logdet(torch.eye(2) + H * 3 / 4))
+    prior.update(posterior)
+    assert prior.complexity() == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_fresh_object_takes_a_state_dict():

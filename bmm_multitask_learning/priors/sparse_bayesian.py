@@ -45,7 +45,7 @@ from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import correlation, identity, joint
 from .task_prior import TaskPrior
-from .within_groups import WithinGroups
+from .within_groups import WithinGroups, group_codes
 
 _DENSE_AT_A_TENTH = GIG(order=0.5, chi=0.1, phi=1e-4)
 
@@ -62,8 +62,9 @@ class SparseBayesian(TaskPrior):
         groups: (D,) whole numbers that give each feature its group; None: a group a feature. With
             one number less than the model has features, the first feature, an estimator's
             intercept, is a group of its own before the others.
-        rank: R, columns of V: how many patterns of weights the tasks share. Each has K numbers
-            that are fitted, not integrated out: more of them take many features.
+        rank: R, columns of V: how many patterns of weights the tasks share, at most. Each has K
+            numbers that are fitted; those that are not worth their `complexity` are 0. Without
+            any, tasks share which features matter and nothing else.
         hyperprior: law of each precision $\gamma_g$, a `GIG` or its three numbers
             $(\omega, \chi, \varphi)$: `GIG.gamma(shape, rate)` makes weights a matrix Student-t,
             `GIG.inverse_gamma` a matrix Laplace, `GIG.jeffreys()` ARD. The default is densest at
@@ -98,6 +99,7 @@ class SparseBayesian(TaskPrior):
     precision: Tensor
     level: Tensor
     relevance: Tensor
+    loading_information: Tensor
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ class SparseBayesian(TaskPrior):
         self.covariance = covariance
         self.factorised = factorised
         self._law = _checked(hyperprior)
-        self._codes = None if groups is None else _codes(groups)
+        self._codes = None if groups is None else group_codes(groups)
 
     # ---- generative half ----------------------------------------------------------------------
 
@@ -140,6 +142,7 @@ class SparseBayesian(TaskPrior):
         self.register_buffer("precision", like.new_ones(num_groups))
         self.register_buffer("level", like.new_ones(1))
         self.register_buffer("relevance", like.new_ones(num_groups))
+        self.register_buffer("loading_information", like.new_zeros(K, self.rank, self.rank))
         form = WithinGroups.of if self.covariance == "full" else WithinGroups.diagonal
         self._within = form(group)
         for name, value in self._within.mode(like).items():
@@ -189,7 +192,7 @@ class SparseBayesian(TaskPrior):
         ridge = mixture_posterior(statistics, zero, torch.zeros_like(std), DiagonalScale(std))
         white = (ridge.means[:, 0] / std).flatten(1)  # (K, O D)
         left, size, _ = torch.linalg.svd(white, full_matrices=False)
-        used = min(self.rank, len(size))
+        used = min(self.rank - start, len(size))
         loading = torch.zeros_like(self.loading)
         # the rest is the tasks' own, or a sixteenth of the whole where nothing is left
         own = (size[used:].square().sum() + size.square().sum() / 16) / len(white)
@@ -198,6 +201,21 @@ class SparseBayesian(TaskPrior):
         ones = torch.ones_like(self.precision)
         shapes = self._within.mode(ones)
         self.set_eta({"loading": loading, "precision": ones, "level": ones[:1], **shapes})
+
+    def more_starts(self, scores: list[float]) -> bool:
+        # a pattern less each time, until that is worse: a pattern that starts at 0 stays there
+        return not scores or (len(scores) <= self.rank and scores[-1] == max(scores))
+
+    def complexity(self) -> float:
+        r"""What Laplace's method charges for V, so that numbers of patterns compare.
+
+        $\tfrac12 \sum_k \log|I + H_k / \alpha_0|$ with $H_k$ the curvature of task k's evidence in
+        its R loadings, the patterns at their mean, and $\alpha_0 = (K + 1)/K$ that of the prior
+        at its mode, zero, where there is nothing to charge.
+        """
+        K = self.sizes.num_tasks
+        curvature = identity(self.rank, self.level) + self.loading_information * K / (K + 1)
+        return 0.5 * float(torch.logdet(curvature).sum())
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         scale = self._scale(eta)
@@ -269,6 +287,12 @@ class SparseBayesian(TaskPrior):
         gram = torch.einsum("ordj,osdj->rs", weighed, z) + torch.diag(alpha)
         cross = torch.einsum("ordj,kodj->rk", weighed, w)
         loading = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
+        # H_k = ẑᵀ ( S⁻¹ − S⁻¹ C_k S⁻¹ ) ẑ,  C_k the covariance of what is the task's own
+        at = weighed[..., -1]
+        known = torch.einsum("kodi,ord->kori", own, at)
+        information = torch.einsum("ord,osd->rs", at, z[..., -1])
+        information = information - torch.einsum("kori,kosi->krs", known, known)
+        self.register_buffer("loading_information", information)
         # S_d = Σ_k E[(w_k − V_k z)²] + Σ_r E[z_r²]
         rest = w - torch.einsum("rk,ordj->kodj", loading, z)
         total = within.outer(rest) + within.outer(own) + within.outer(z.movedim(1, 0))
@@ -369,13 +393,3 @@ def _checked(hyperprior: Sequence[float]) -> GIG:
             f"where phi = 0; got {tuple(law)}."
         )
     return law
-
-
-def _codes(groups: Sequence[int] | npt.NDArray[np.integer] | Tensor) -> npt.NDArray[np.int64]:
-    """Groups numbered 0..G-1 in sorted order."""
-    values = np.asarray(groups)
-    if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
-        raise ValueError(
-            f"groups must be a (D,) array of whole numbers, one for each feature; got {groups!r}."
-        )
-    return np.unique(values, return_inverse=True)[1].astype(np.int64)

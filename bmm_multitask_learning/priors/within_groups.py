@@ -3,9 +3,11 @@ r"""How the features of one group covary: $\Omega_g$, with an inverse Wishart pr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
+import numpy as np
+import numpy.typing as npt
 import pyro
 import torch
 from torch import Tensor
@@ -28,11 +30,12 @@ class WithinGroups:
 
     Args:
         blocks: for each hyperparameter the features (G_s, s) of its groups.
-        num_features: D.
+        place: (D, D) where an entry of the block diagonal stands: 0 and 1, then all entries of
+            the hyperparameters in turn.
     """
 
     blocks: Mapping[str, Tensor]
-    num_features: int
+    place: Tensor
 
     @classmethod
     def of(cls, group: Tensor) -> WithinGroups:
@@ -41,13 +44,20 @@ class WithinGroups:
         order = group.argsort(stable=True)
         start = count.cumsum(0) - count
         sizes = sorted({size for size in count.tolist() if size > 1})
-        places = {s: start[count == s, None] + torch.arange(s).to(start) for s in sizes}
-        return cls({f"shape_{s}": order[place] for s, place in places.items()}, len(group))
+        blocks: dict[str, Tensor] = {}
+        place, used = torch.eye(len(group)).to(group), 2
+        for size in sizes:
+            index = order[start[count == size, None] + torch.arange(size).to(start)]
+            entry = used + torch.arange(index.numel() * size).to(place)
+            place[index[:, :, None], index[:, None]] = entry.reshape(*index.shape, size)
+            blocks[f"shape_{size}"] = index
+            used += len(entry)
+        return cls(blocks, place)
 
     @classmethod
     def diagonal(cls, group: Tensor) -> WithinGroups:
         """Features that are independent given the precision of their group."""
-        return cls({}, len(group))
+        return cls({}, torch.eye(len(group)).to(group))
 
     def mode(self, like: Tensor) -> Eta:
         """Identities."""
@@ -77,12 +87,12 @@ class WithinGroups:
         return self._placed(parts, like)
 
     def _placed(self, parts: Eta, like: Tensor) -> Tensor:
-        lead = next((part.shape[:-3] for part in parts.values()), torch.Size())
-        size = (*lead, self.num_features, self.num_features)
-        whole = identity(self.num_features, like).expand(size).clone()
-        for name, index in self.blocks.items():
-            whole[..., index[:, :, None], index[:, None, :]] = parts[name]
-        return whole
+        # gathered, not written in place, so that it may run under vmap
+        first = next(iter(parts.values()), like)
+        lead = first.shape[:-3] if parts else torch.Size()
+        constants = torch.arange(2).to(first).expand(*lead, 2)
+        flat = [parts[name].flatten(-3) for name in self.blocks]
+        return torch.cat([constants, *flat], -1)[..., self.place]
 
     def outer(self, root: Tensor) -> Tensor:
         r"""$\sum \text{root}\,\text{root}^\top$ of (n, O, D, J): (D, D), or its diagonal (D,)."""
@@ -110,3 +120,15 @@ class WithinGroups:
     def squares(self, eta: Eta, total: Tensor) -> Tensor:
         r"""(D,) whose sum over a group's features is $\mathrm{tr}(\Omega_g^{-1} S_{gg})$."""
         return (self.precision(eta, total) * total).sum(-1) if self.blocks else total
+
+
+def group_codes(
+    groups: Sequence[int] | npt.NDArray[np.integer] | Tensor,
+) -> npt.NDArray[np.int64]:
+    """Groups numbered 0..G-1 in sorted order."""
+    values = np.asarray(groups)
+    if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
+        raise ValueError(
+            f"groups must be a (D,) array of whole numbers, one for each feature; got {groups!r}."
+        )
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
