@@ -130,6 +130,33 @@ def test_factorised_is_the_best_of_weights_and_patterns_apart(outputs):
     assert difference == pytest.approx(0.5 * gap, rel=1e-9)
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("rows", [4, 30])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_tasks_with_the_same_inputs_take_one_eigendecomposition(rank, rows, form):
+    """Noise a task, N < D and N > D: the same posterior as by a factor for each task."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((rows, 7)), rng.standard_normal((rows, 4))
+    data = TaskData.from_multioutput(x, y)
+    prior = SparseBayesian([0, 1, 1, 0, 2, 2, 2], rank, GIG(0.5, 0.3, 0.8), **form)
+    model = built_model(prior, Gaussian("task"), data, seed=2)
+    with torch.no_grad():
+        quick = conditioned(model, data)
+    each = conditioned(model, data)
+    assert each.roots.own[0, 0, 0].triu(1).any()
+    assert not torch.allclose(each.roots.own, quick.roots.own)  # another root, of the same matrix
+    close = {"rtol": 1e-8, "atol": 1e-10}
+    for name in ("mean", "covariance", "log_normaliser", "effective"):
+        torch.testing.assert_close(getattr(quick, name), getattr(each, name), **close)
+    for root in (lambda p: p.centre().root, lambda p: p.roots.common):
+        found, expected = (root(p) @ root(p).mT for p in (quick, each))
+        torch.testing.assert_close(found, expected, **close)
+    torch.testing.assert_close(quick.centre().mean, each.centre().mean, **close)
+    # weights and patterns together
+    found, expected = (p.roots.common[:, 0] @ p.centre().root[0].mT for p in (quick, each))
+    torch.testing.assert_close(found, expected, **close)
+
+
 def test_the_scale_of_the_hyperprior_is_the_level():
     """GIG(ω, cχ, φ/c) at precisions c times as large is GIG(ω, χ, φ) at a level so much lower."""
     model, data = built(rank=2)

@@ -38,12 +38,13 @@ from ..distributions import (
     MatrixNormal,
     SphericalCauchy,
 )
-from ..gaussian import DenseScale, DiagonalScale, Scale, condition_tasks
+from ..gaussian import DenseScale, DiagonalScale, Scale
 from ..hyperparameters import Eta
 from ..posterior import Centre, WeightPosterior, mixture_posterior
 from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import correlation, identity, joint
+from .patterns import condition_patterns
 from .task_prior import TaskPrior
 from .within_groups import WithinGroups, group_codes
 
@@ -219,56 +220,19 @@ class SparseBayesian(TaskPrior):
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         scale = self._scale(eta)
-        V = eta["loading"].mT  # (K, R)
-        R, D = self.rank, self.sizes.num_features
-        pieces = condition_tasks(statistics, scale)
-        inverse = torch.cat([piece.inverse_factor for piece in pieces])
-        own = torch.cat([piece.v for piece in pieces])  # v_k = C̃_k h̃_k, (K, O, D)
-        spread = inverse.mT @ inverse  # C̃_k
-        # z = L ζ:  P = I + Σ_k V_k V_kᵀ ⊗ (I − C̃_k),  ζ̂ = P⁻¹ Σ_k V_k ⊗ v_k
-        factor = self._patterns_factor(V, identity(D, own) - spread)
-        linear = torch.einsum("kr,kod->ord", V, own).flatten(1)[..., None]
-        patterns = torch.cholesky_solve(linear, factor)  # (O, R D, 1)
-        gain = 0.5 * (linear * patterns).sum()
-        if self.factorised:
-            # the best q(W) q(z) has the exact means; to each the other is known: C̃_k = 0 in P
-            factor = self._patterns_factor(V, identity(D, own).expand_as(spread))
-        # P^{-1/2} is wanted as such: it carries the patterns' uncertainty to every task
-        whole = identity(R * D, own).expand_as(factor)
-        root = torch.linalg.solve_triangular(factor, whole, upper=False).mT
-        # log p(D | η) = Σ_k log Z_k(0) + ½ (ΣVv)ᵀ P⁻¹ (ΣVv) − ½ log|P|
-        log_normaliser = (
-            torch.cat([piece.log_normaliser for piece in pieces]).sum()
-            + gain
-            - factor.diagonal(dim1=-2, dim2=-1).log().sum()
+        known = condition_patterns(
+            statistics, scale, eta["loading"].mT, factorised=self.factorised
         )
-        # w_k | ζ ~ N(L (v_k + C̃_k Σ_r V_kr ζ_r), L C̃_k Lᵀ)
-        shared = torch.cat([root, patterns], -1).unflatten(1, (R, D))
-        mixed = torch.einsum("kr,ordj->kodj", V, shared)
-        told = spread @ mixed
-        mean = own[..., None] + told[..., -1:]
-        # tr(Ã (C̃ + C̃ B Bᵀ C̃)) with Ã C̃ = I − C̃
-        effective = torch.cat([piece.effective() for piece in pieces])
-        common, told = mixed[..., :-1], told[..., :-1]
-        if self.factorised:
-            told = torch.zeros_like(told)
-        effective = effective + ((common - told) * told).sum((-2, -1))
         # z in the weights' units, each pattern by itself
-        z = scale.apply(shared.movedim(1, 0)).movedim(0, 1).flatten(1, 2)
+        z = scale.apply(known.patterns.movedim(1, 0)).movedim(0, 1).flatten(1, 2)[None]
         return WeightPosterior(
-            log_weights=mean.new_zeros(len(mean), 1),
-            means=scale.apply(mean)[:, None, ..., 0],
-            roots=Roots(scale.apply(inverse.mT)[:, None], scale.apply(told)[:, None]),
-            log_normaliser=log_normaliser,
-            effective=effective[:, None],
-            shared=Centre(z[None, ..., -1], z[None, ..., :-1]),
+            log_weights=known.mean.new_zeros(len(known.mean), 1),
+            means=scale.apply(known.mean[..., None])[:, None, ..., 0],
+            roots=Roots(scale.apply(known.own)[:, None], scale.apply(known.common)[:, None]),
+            log_normaliser=known.log_normaliser,
+            effective=known.effective[:, None],
+            shared=Centre(z[..., -1], z[..., :-1]),
         )
-
-    def _patterns_factor(self, V: Tensor, information: Tensor) -> Tensor:
-        """Cholesky factor (O, R D, R D) of I + Σ_k V_k V_kᵀ ⊗ information (K, O, D, D)."""
-        precision = torch.einsum("kr,ks,koij->orisj", V, V, information)
-        precision = precision.flatten(-2).flatten(-3, -2)
-        return torch.linalg.cholesky(precision + identity(precision.shape[-1], precision))
 
     def update(self, posterior: WeightPosterior) -> None:
         K, O, D = posterior.means[:, 0].shape
