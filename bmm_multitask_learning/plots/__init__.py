@@ -11,6 +11,7 @@ Where the legend stands above the axis, a title needs room: `ax.set_title("...",
 
 from bmm_multitask_learning.plots.convergence import bound
 from bmm_multitask_learning.plots.estimates import forest, predictions
+from bmm_multitask_learning.plots.patterns import patterns
 from bmm_multitask_learning.plots.quality import calibration, coverage, reliability
 from bmm_multitask_learning.plots.relevance import relevance
 from bmm_multitask_learning.plots.structure import relations, responsibilities
@@ -22,6 +23,7 @@ __all__ = [
     "calibration",
     "coverage",
     "forest",
+    "patterns",
     "predictions",
     "relations",
     "relevance",
