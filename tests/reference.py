@@ -59,7 +59,8 @@ def weight_law(prior: TaskPrior) -> JointLaw:
         elif isinstance(prior, PooledTasks):
             covariance[0, o] = np.kron(np.ones((K, K)), np.eye(D) / eta["precision"][0, o])
         elif isinstance(prior, SparseBayesian):
-            tasks = eta["loading"].T @ eta["loading"] + np.eye(K)
+            V = prior.loading.numpy()
+            tasks = V.T @ V + np.eye(K)
             precision = eta["level"][0] * eta["precision"][prior.group.numpy()]
             own = np.diag(prior.scatter[o].numpy() / precision)
             for g in set(prior.group.tolist()):

@@ -112,8 +112,8 @@ class SparseBayesian(TaskPrior):
         factorised: bool = False,
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1; got {rank}.")
+        if rank < 0:
+            raise ValueError(f"rank must be at least 0; got {rank}.")
         if covariance not in ("diagonal", "full"):
             raise ValueError(f'covariance must be "diagonal" or "full"; got {covariance!r}.')
         self.groups = groups
@@ -121,6 +121,7 @@ class SparseBayesian(TaskPrior):
         self.precision_law = hyperprior
         self.covariance = covariance
         self.factorised = factorised
+        self.exact = not factorised
         self._law = _checked(hyperprior)
         self._codes = None if groups is None else group_codes(groups)
 
@@ -153,16 +154,21 @@ class SparseBayesian(TaskPrior):
         half = torch.full_like(self.level, 0.5 * self.sizes.num_features)
         law = GeneralizedInverseGaussian(*self._mixing())
         eta = {
-            "loading": pyro.sample("loading", joint(SphericalCauchy(self.loading))),
             "precision": pyro.sample("precision", joint(law)),
             "level": pyro.sample("level", dist.Gamma(1 + half, half).to_event(1)),
         }
+        if self.rank:
+            eta["loading"] = pyro.sample("loading", joint(SphericalCauchy(self.loading)))
         return {**eta, **self._within.hyperprior(self.level)}
 
     def forward(self, eta: Eta) -> MatrixNormal:
         return MatrixNormal(
-            torch.linalg.cholesky(_task_law(eta["loading"])), self._scale(eta).root
+            torch.linalg.cholesky(_task_law(self._loading(eta))), self._scale(eta).root
         )
+
+    def _loading(self, eta: Eta) -> Tensor:
+        """(..., R, K); with rank 0 it is no hyperparameter."""
+        return eta["loading"] if self.rank else self.loading
 
     def _mixing(self) -> tuple[Tensor, Tensor, Tensor]:
         """ω, χ and φ, each (G,)."""
@@ -221,7 +227,7 @@ class SparseBayesian(TaskPrior):
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         scale = self._scale(eta)
         known = condition_patterns(
-            statistics, scale, eta["loading"].mT, factorised=self.factorised
+            statistics, scale, self._loading(eta).mT, factorised=self.factorised
         )
         # z in the weights' units, each pattern by itself
         z = scale.apply(known.patterns.movedim(1, 0)).movedim(0, 1).flatten(1, 2)[None]
@@ -302,7 +308,7 @@ class SparseBayesian(TaskPrior):
         D = self.sizes.num_features
         centre = posterior.centre()
         own_root = self._scale(eta).root.expand(len(centre.mean), -1, -1, -1)  # (C, O, D, D)
-        V = eta["loading"].expand(len(centre.mean), self.rank, -1)
+        V = self._loading(eta).expand(len(centre.mean), self.rank, -1)
         z = centre.mean.unflatten(-1, (self.rank, D))  # (C, O, R, D)
         root = centre.root.unflatten(2, (self.rank, D))  # (C, O, R, D, R D)
         typical = V.mean(-1)
