@@ -42,7 +42,7 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "hierarchy-isotropic": lambda: LatentHierarchy("isotropic", mixing=1.0),
     "hierarchy-auto": LatentHierarchy,
     "sparse": lambda: SparseBayesian(rank=2),
-    "sparse-mixing": lambda: SparseBayesian(mixing=(0.5, 0.3, 0.8)),
+    "sparse-hyperprior": lambda: SparseBayesian(hyperprior=(0.5, 0.3, 0.8)),
     "clusters-full": lambda: TaskClustering(2, n_init=2),
     "clusters-diagonal": lambda: TaskClustering(2, covariance="diagonal", n_init=2),
     "clusters-isotropic": lambda: TaskClustering(2, covariance="isotropic", n_init=2),
