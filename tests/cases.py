@@ -43,7 +43,7 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "hierarchy-auto": LatentHierarchy,
     "sparse": lambda: SparseBayesian(rank=2),
     "sparse-mixing": lambda: SparseBayesian(mixing=(0.5, 0.3, 0.8)),
-    "clusters-full": lambda: TaskClustering(2, n_init=2),
+    "clusters-full": lambda: TaskClustering(2, covariance="full", n_init=2),
     "clusters-diagonal": lambda: TaskClustering(2, covariance="diagonal", n_init=2),
     "clusters-isotropic": lambda: TaskClustering(2, covariance="isotropic", n_init=2),
     "clusters-gating": lambda: TaskClustering(2, gating=True, n_init=2),
