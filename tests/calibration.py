@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ def quantities(W: Tensor, statistics: TaskStatistics) -> Tensor:
     return torch.stack(
         [
             W[..., 0, 0, 0],
-            W[..., 1, -1].sum(-1),
+            W[..., -1, -1].sum(-1),
             (W[..., 0, :, :] * W[..., 3, :, :]).sum((-2, -1)),
             W.square().sum((-3, -2, -1)),
             log_likelihood,
@@ -86,24 +87,29 @@ def quantities(W: Tensor, statistics: TaskStatistics) -> Tensor:
     )
 
 
-def ranks(simulations: list[Simulation], *, seed: int = 0) -> NDArray[np.int64]:
+def ranks(simulations: Sequence[Simulation], *, seed: int = 0) -> NDArray[np.int64]:
     """Rank of the truth among `DRAWS` posterior draws, (S, J), from 0 to `DRAWS`."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for W, statistics, posterior in simulations:
         draws = quantities(posterior.draw(DRAWS, generator), statistics)
-        rows.append((draws < quantities(W, statistics)).sum(0))
-    return torch.stack(rows).numpy()
+        rows.append(rank(quantities(W, statistics), draws))
+    return np.stack(rows)
 
 
-def uniformity(rank: NDArray[np.int64], highest: int = DRAWS) -> NDArray[np.float64]:
+def rank(truth: Tensor, draws: Tensor) -> NDArray[np.int64]:
+    """How many of the draws (S, J) are below the truth (J,)."""
+    return (draws < truth).sum(0).numpy()
+
+
+def uniformity(ranks: NDArray[np.int64], highest: int = DRAWS) -> NDArray[np.float64]:
     """p-values (J,) of Pearson's χ² of ranks (S, J) in 0..highest, in `BINS` bins."""
-    bins = rank * BINS // (highest + 1)
+    bins = ranks * BINS // (highest + 1)
     counts = np.stack([np.bincount(column, minlength=BINS) for column in bins.T])
     return stats.chisquare(counts, axis=1).pvalue
 
 
-def whiteness(simulations: list[Simulation]) -> NDArray[np.float64]:
+def whiteness(simulations: Sequence[Simulation]) -> NDArray[np.float64]:
     r"""Of a Gaussian q, p-values that $z = C^{-1/2}(W - \mu)$ has mean 0 and covariance I.
 
     C is the joint covariance of all tasks' weights; tasks that are one vector count once. The
