@@ -19,7 +19,9 @@ from bmm_multitask_learning import (
     SharedGaussian,
     SparseBayesian,
     TaskClustering,
+    TaskCovariance,
     TaskData,
+    VariationalWeighting,
     datasets,
     fit,
 )
@@ -28,7 +30,7 @@ from bmm_multitask_learning.trees import TaskTree
 
 from .record import markdown, write
 
-ROWS_OF_UNRELATED = (10, 30)
+UNRELATED_SIZES = ((64, 10), (64, 30), (8, 10))  # tasks, rows of each
 NOISE = 0.5
 # num_clusters, planted clusters
 ASKED = ((4, 4), ("auto", 4), ("auto", 1))
@@ -40,6 +42,9 @@ UNRELATED: dict[str, Callable[[], TaskPrior]] = {
     "SparseBayesian": SparseBayesian,
     "TaskClustering, C chosen": lambda: TaskClustering("auto"),
     "TaskClustering, C = 4": lambda: TaskClustering(4),
+    "LatentHierarchy": LatentHierarchy,
+    "TaskCovariance": TaskCovariance,
+    "VariationalWeighting": VariationalWeighting,
 }
 PAGE = """
 **Clusters.** 64 tasks of 10 rows in 6 features: w = centre + 0.2 ε, noise 0.5, the two nearest of
@@ -48,7 +53,7 @@ the 4 centres 2.0 apart (the defaults of `datasets.make_clusters`); {seeds} seed
 
 {clusters}
 
-**Unrelated tasks.** 64 tasks of n rows in 6 features, w ~ N(0, I), noise 0.5: root of the expected
+**Unrelated tasks.** K tasks of n rows in 6 features, w ~ N(0, I), noise 0.5: root of the expected
 squared error of x·ŵ at fresh rows, as a ratio to `IndependentTasks` on the same data; mean and
 worst of {seeds} seeds. *RMSE* is against new targets, noise included; *without noise* against x·w,
 where differences are larger.
@@ -89,14 +94,14 @@ def found_tree(seed: int) -> dict[str, float]:
     }
 
 
-def unrelated(seed: int, rows: int) -> tuple[TaskData, np.ndarray]:
+def unrelated(seed: int, rows: int, tasks: int = 64) -> tuple[TaskData, np.ndarray]:
     """Tasks whose weights have nothing in common but their scale."""
     rng = np.random.default_rng([seed, rows])
-    weights = rng.standard_normal((64, 6))
-    task = np.repeat(np.arange(64), rows)
+    weights = rng.standard_normal((tasks, 6))
+    task = np.repeat(np.arange(tasks), rows)
     x = rng.standard_normal((len(task), 6))
     y = np.einsum("nd,nd->n", x, weights[task]) + NOISE * rng.standard_normal(len(task))
-    return TaskData(x, y, task, tasks=range(64)), weights
+    return TaskData(x, y, task, tasks=range(tasks)), weights
 
 
 def error(prior: TaskPrior, data: TaskData, weights: np.ndarray) -> np.ndarray:
@@ -127,13 +132,13 @@ def measure_clusters(seeds: int) -> pd.DataFrame:
 def measure_unrelated(seeds: int) -> pd.DataFrame:
     """One row for each seed, size and prior: RMSE over that of independent tasks."""
     rows = []
-    runs = [(seed, size) for size in ROWS_OF_UNRELATED for seed in range(seeds)]
-    for seed, size in tqdm(runs, desc="unrelated tasks", unit="data set"):
-        data, weights = unrelated(seed, size)
+    runs = [(seed, *size) for size in UNRELATED_SIZES for seed in range(seeds)]
+    for seed, tasks, size in tqdm(runs, desc="unrelated tasks", unit="data set"):
+        data, weights = unrelated(seed, size, tasks)
         base = error(IndependentTasks(), data, weights)
         for method, make in UNRELATED.items():
             ratio, clean = error(make(), data, weights) / base
-            keys = {"seed": seed, "n": size, "method": method}
+            keys = {"seed": seed, "K": tasks, "n": size, "method": method}
             rows.append({**keys, "ratio": ratio, "without_noise": clean})
     return pd.DataFrame(rows)
 
@@ -160,6 +165,7 @@ def main(seeds: int = 10) -> None:
     heads = ["planted", "num_clusters", "covariance", "found", "worst ARI", "clusters", "seconds"]
     other = [
         [
+            str(tasks),
             str(n),
             method,
             f"{group.ratio.mean():.3f}",
@@ -167,9 +173,9 @@ def main(seeds: int = 10) -> None:
             f"{group.without_noise.mean():.3f}",
             f"{group.without_noise.max():.3f}",
         ]
-        for (n, method), group in ratios.groupby(["n", "method"], sort=False)
+        for (tasks, n, method), group in ratios.groupby(["K", "n", "method"], sort=False)
     ]
-    headings = ["n", "method", "RMSE, mean", "worst", "without noise, mean", "worst"]
+    headings = ["K", "n", "method", "RMSE, mean", "worst", "without noise, mean", "worst"]
     page = PAGE.format(
         seeds=seeds,
         last=seeds - 1,
