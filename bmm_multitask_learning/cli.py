@@ -14,9 +14,10 @@ import typer
 from rich.markup import escape
 
 from . import __version__, benchmarks, metrics
-from .comparison import class_probabilities, class_table, fit_candidates, numeric_table
+from .comparison import class_probabilities
 from .console import ERR, OUT, advice, print_table
-from .data import TaskData
+from .cross_validation import compare as compare_priors
+from .data import LeaveTasksOut, TaskData
 from .fitting import fit as fit_model
 from .layout import Layout
 from .likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, StudentT
@@ -35,6 +36,7 @@ from .priors import (
     VariationalWeighting,
 )
 from .priors.task_covariance import MAX_WEIGHTS
+from .report import write_report
 from .tabular import (
     Columns,
     TableError,
@@ -270,43 +272,42 @@ def compare(
     features: _Features = "",
     task_features: _TaskFeatures = "",
     likelihood: _Kind = LikelihoodName.GAUSSIAN,
-    train_fraction: Annotated[
-        float, typer.Option(min=0.05, max=0.95, help="Share of each task's rows to fit.")
-    ] = 0.75,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 4,
+    new_tasks: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--new-tasks", help="Hold out whole tasks rather than rows of every task."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file of the table and a picture of it.")
+    ] = None,
     separator: _Separator = ",",
     seed: _Seed = 0,
 ) -> None:
-    """Fit every prior to a part of each task's rows, score it on the others, print a table."""
+    """Cross-validate every prior; print a table, the best first."""
     with advice():
         chosen = LIKELIHOODS[likelihood]
         columns = Columns(task, target, _names(features), _names(task_features))
         raw, columns, classes = _read(data, columns, chosen.kind, separator)
-        train, test = raw.split(train_fraction, seed=seed)
-        if test.num_rows == 0 or not bool(test.observed.any()):
-            raise TableError(
-                "no target is left to score on: tasks need at least two rows each. Give more rows "
-                "or a smaller --train-fraction."
-            )
-        units = Layout.of(train, columns, chosen.kind, classes).units
         priors = {name.value: PRIORS[name](None, False) for name in PriorName}  # noqa: FBT003
-        if train.num_tasks * (train.x.shape[1] + 1) > MAX_WEIGHTS:  # with an intercept
+        if raw.num_tasks * (raw.x.shape[1] + 1) > MAX_WEIGHTS:  # with an intercept
             del priors[PriorName.COVARIANCE.value]
         if task_features:
             priors["gated clusters"] = TaskClustering(gating=True)
-        caption = f"Fitted on {train.num_rows:,} rows of {raw.num_tasks:,} tasks, scored on "
-        caption += f"{test.num_rows:,} others."
-        fitted = []
-        with ERR.status("Fitting") as status:
-            for candidate in fit_candidates(
-                priors, lambda: chosen.likelihood(len(classes)), train, test, units, seed=seed
-            ):
-                fitted.append(candidate)
-                status.update(f"Fitted {candidate.name}")
-        if classes:
-            print_table(class_table(fitted, test, caption=caption))
-        else:
-            caption += f" Units are those of {target}."
-            print_table(numeric_table(fitted, test, caption=caption))
+        found = compare_priors(
+            raw,
+            priors,
+            chosen.likelihood(len(classes)),
+            num_folds=folds,
+            splitter=LeaveTasksOut(folds, random_state=seed) if new_tasks else None,
+            seed=seed,
+            progress=ERR.is_terminal,
+        )
+        print_table(found.summary())
+        if out is not None:
+            summary = f"{found.best} predicts {target} of held-out rows best."
+            parts = (found.summary(), found.picture())
+            write_report(out, title=f"Priors for {target}", summary=summary, sections=parts)
+            OUT.print(f"\nReport    {out.resolve()}", soft_wrap=True)
 
 
 @app.command(epilog="Example: bmm-mtl benchmark school landmine --quick --out benchmarks")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("speed",)
+NAMES = ("calibration", "speed")
 
 
 def main(names: list[str]) -> None:
