@@ -1,10 +1,9 @@
-"""The command line: `bmm-mtl demo`, `fit`, `predict`, `compare`."""
+"""The command line: `bmm-mtl demo`, `fit`, `predict`, `compare`, `benchmark`."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -12,15 +11,13 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import pandas as pd
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as Grid
 
-from . import __version__, metrics
-from .comparison import class_probabilities, class_table, fit_candidates, numeric_table
-from .data import TaskData
-from .engines import NonFiniteBoundError
+from . import __version__, benchmarks, metrics
+from .comparison import class_probabilities
+from .console import ERR, OUT, advice, print_table
+from .cross_validation import compare as compare_priors
+from .data import LeaveTasksOut, TaskData
 from .fitting import fit as fit_model
 from .layout import Layout
 from .likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, StudentT
@@ -39,7 +36,7 @@ from .priors import (
     VariationalWeighting,
 )
 from .priors.task_covariance import MAX_WEIGHTS
-from .report import Table
+from .report import write_report
 from .tabular import (
     Columns,
     TableError,
@@ -60,8 +57,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
 )
-_OUT = Console()
-_ERR = Console(stderr=True)
 
 
 # ---- names --------------------------------------------------------------------------------------
@@ -115,6 +110,15 @@ LIKELIHOODS: dict[LikelihoodName, _Target] = {
     LikelihoodName.CATEGORICAL: _Target(TargetKind.CLASSES, Categorical),
 }
 
+BENCHMARKS = {
+    each.name: each
+    for each in (
+        *(benchmarks.SCHOOL, benchmarks.LANDMINE, benchmarks.SENTIMENT, benchmarks.SARCOS),
+        *(benchmarks.OFFICE, benchmarks.YEAST, benchmarks.PARKINSONS, benchmarks.PLANTED),
+        *(benchmarks.UNRELATED, benchmarks.ROTATED_MNIST),
+    )
+}
+
 _Data = Annotated[Path, typer.Argument(help="A CSV file with a header, a row per observation.")]
 _Task = Annotated[str, typer.Option("--task", help="Column of the task labels.")]
 _Goal = Annotated[str, typer.Option("--target", help="Column to predict; empty: not observed.")]
@@ -138,7 +142,7 @@ _Seed = Annotated[int, typer.Option(min=0, help="Seed of all that is random.")]
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with the option
     if wanted:
-        _OUT.print(__version__)
+        OUT.print(__version__)
         raise typer.Exit
 
 
@@ -162,15 +166,15 @@ def demo(
     seed: _Seed = 0,
 ) -> None:
     """Fit five models to 65 London schools; print a table, write pictures and a report."""
-    with _advice():
+    with advice():
         from .demo import study_schools, write_demo  # needs the extras data and plots
 
-        with _ERR.status("Starting") as status:
+        with ERR.status("Starting") as status:
             study = study_schools(seed=seed, say=status.update)
             report = write_demo(study, out, say=status.update)
-        _print_table(study.scores)
-        _OUT.print(f"\nReport    {report.resolve()}", soft_wrap=True)
-        _OUT.print(f"Pictures  {(out / 'pictures').resolve()}", soft_wrap=True)
+        print_table(study.scores)
+        OUT.print(f"\nReport    {report.resolve()}", soft_wrap=True)
+        OUT.print(f"Pictures  {(out / 'pictures').resolve()}", soft_wrap=True)
 
 
 @app.command(
@@ -193,7 +197,7 @@ def fit(
     seed: _Seed = 0,
 ) -> None:
     """Fit a model to a table and save it."""
-    with _advice():
+    with advice():
         if prior is not PriorName.CLUSTERING and (clusters or task_features):
             raise TableError(
                 f"--clusters and --task-features belong to --prior clustering; got {prior.value}."
@@ -206,17 +210,17 @@ def fit(
             PRIORS[prior](clusters, bool(task_features)), chosen.likelihood(len(classes))
         )
         result = fit_model(
-            model, layout.units.standardise(raw), seed=seed, progress=_ERR.is_terminal
+            model, layout.units.standardise(raw), seed=seed, progress=ERR.is_terminal
         )
         model.save(out)
         layout.save(out)
-        _OUT.print(f"{raw.num_rows:,} rows, {raw.num_tasks:,} tasks, features: ", end="")
-        _OUT.print(escape(", ".join(columns.features)))
-        _OUT.print(f"{type(model.prior).__name__} by {escape(result.engine)}")
+        OUT.print(f"{raw.num_rows:,} rows, {raw.num_tasks:,} tasks, features: ", end="")
+        OUT.print(escape(", ".join(columns.features)))
+        OUT.print(f"{type(model.prior).__name__} by {escape(result.engine)}")
         state = "converged" if result.converged else "not converged"
-        _OUT.print(f"bound {result.bound:,.2f} nats, {state}, {result.seconds:.1f} s")
-        _OUT.print(f"Model     {out.resolve()}", soft_wrap=True)
-        _OUT.print(f"Next      bmm-mtl predict {out} {data} --out predictions.csv", soft_wrap=True)
+        OUT.print(f"bound {result.bound:,.2f} nats, {state}, {result.seconds:.1f} s")
+        OUT.print(f"Model     {out.resolve()}", soft_wrap=True)
+        OUT.print(f"Next      bmm-mtl predict {out} {data} --out predictions.csv", soft_wrap=True)
 
 
 @app.command(epilog="Example: bmm-mtl predict model/ new.csv --out predictions.csv")
@@ -230,7 +234,7 @@ def predict(
     separator: _Separator = ",",
 ) -> None:
     """Predict each row of a table, with intervals; unknown tasks get the population's."""
-    with _advice():
+    with advice():
         layout = Layout.load(model)
         fitted = load(model)
         columns = layout.columns
@@ -250,14 +254,14 @@ def predict(
             dict.fromkeys(t for t, k in zip(labels, table["known"], strict=True) if not k)
         )
         if unknown:
-            _ERR.print(
+            ERR.print(
                 f"[yellow]Note:[/] {len(unknown)} of the tasks were not in the fit "
                 f"({escape(', '.join(unknown[:3]))}{', ...' if len(unknown) > 3 else ''}): "
                 "their predictions are the population's, and wider."
             )
-        _OUT.print(f"{len(table):,} rows to {out.resolve()}", soft_wrap=True)
+        OUT.print(f"{len(table):,} rows to {out.resolve()}", soft_wrap=True)
         if columns.target in frame:
-            _OUT.print(_verdict(layout, frame, table, coverage))
+            OUT.print(_verdict(layout, frame, table, coverage))
 
 
 @app.command(epilog="Example: bmm-mtl compare data.csv --task school --target score")
@@ -268,56 +272,72 @@ def compare(
     features: _Features = "",
     task_features: _TaskFeatures = "",
     likelihood: _Kind = LikelihoodName.GAUSSIAN,
-    train_fraction: Annotated[
-        float, typer.Option(min=0.05, max=0.95, help="Share of each task's rows to fit.")
-    ] = 0.75,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 4,
+    new_tasks: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--new-tasks", help="Hold out whole tasks rather than rows of every task."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file of the table and a picture of it.")
+    ] = None,
     separator: _Separator = ",",
     seed: _Seed = 0,
 ) -> None:
-    """Fit every prior to a part of each task's rows, score it on the others, print a table."""
-    with _advice():
+    """Cross-validate every prior; print a table, the best first."""
+    with advice():
         chosen = LIKELIHOODS[likelihood]
         columns = Columns(task, target, _names(features), _names(task_features))
         raw, columns, classes = _read(data, columns, chosen.kind, separator)
-        train, test = raw.split(train_fraction, seed=seed)
-        if test.num_rows == 0 or not bool(test.observed.any()):
-            raise TableError(
-                "no target is left to score on: tasks need at least two rows each. Give more rows "
-                "or a smaller --train-fraction."
-            )
-        units = Layout.of(train, columns, chosen.kind, classes).units
         priors = {name.value: PRIORS[name](None, False) for name in PriorName}  # noqa: FBT003
-        if train.num_tasks * (train.x.shape[1] + 1) > MAX_WEIGHTS:  # with an intercept
+        if raw.num_tasks * (raw.x.shape[1] + 1) > MAX_WEIGHTS:  # with an intercept
             del priors[PriorName.COVARIANCE.value]
         if task_features:
             priors["gated clusters"] = TaskClustering(gating=True)
-        caption = f"Fitted on {train.num_rows:,} rows of {raw.num_tasks:,} tasks, scored on "
-        caption += f"{test.num_rows:,} others."
-        fitted = []
-        with _ERR.status("Fitting") as status:
-            for candidate in fit_candidates(
-                priors, lambda: chosen.likelihood(len(classes)), train, test, units, seed=seed
-            ):
-                fitted.append(candidate)
-                status.update(f"Fitted {candidate.name}")
-        if classes:
-            _print_table(class_table(fitted, test, caption=caption))
-        else:
-            caption += f" Units are those of {target}."
-            _print_table(numeric_table(fitted, test, caption=caption))
+        found = compare_priors(
+            raw,
+            priors,
+            chosen.likelihood(len(classes)),
+            num_folds=folds,
+            splitter=LeaveTasksOut(folds, random_state=seed) if new_tasks else None,
+            seed=seed,
+            progress=ERR.is_terminal,
+        )
+        print_table(found.summary())
+        if out is not None:
+            summary = f"{found.best} predicts {target} of held-out rows best."
+            parts = (found.summary(), found.picture())
+            write_report(out, title=f"Priors for {target}", summary=summary, sections=parts)
+            OUT.print(f"\nReport    {out.resolve()}", soft_wrap=True)
+
+
+@app.command(epilog="Example: bmm-mtl benchmark school landmine --quick --out benchmarks")
+def benchmark(
+    names: Annotated[list[str], typer.Argument(help=f"Some of: {', '.join(BENCHMARKS)}.")],
+    out: Annotated[Path, typer.Option(help="Folder of CSV, JSON and Markdown.")] = Path(
+        "benchmarks"
+    ),
+    methods: Annotated[
+        str, typer.Option(help="Methods, by commas, as the tables name them; by default all.")
+    ] = "",
+    quick: Annotated[  # noqa: FBT002
+        bool, typer.Option("--quick", help="Few splits, sizes and methods.")
+    ] = False,
+) -> None:
+    """Measure methods on real data and planted truth; go on where an earlier run stopped."""
+    with advice():
+        unknown = [name for name in names if name not in BENCHMARKS]
+        if unknown:
+            known = ", ".join(BENCHMARKS)
+            raise ValueError(f"there is no benchmark {unknown[0]!r}; there are {known}.")
+        for name in names:
+            protocol = BENCHMARKS[name]
+            results = benchmarks.Results(protocol, out)
+            results.measure(protocol.runs(quick=quick, only=_names(methods)))
+            OUT.print(f"[bold]{name}[/]\n\n{escape(results.page.read_text())}", soft_wrap=True)
+            OUT.print(f"{results.page.resolve()}\n", soft_wrap=True)
 
 
 # ---- parts --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _advice() -> Iterator[None]:
-    """What a user can put right ends with its message and exit code 2, without a traceback."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError, MemoryError, NonFiniteBoundError) as error:
-        _ERR.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(2) from error
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -330,7 +350,7 @@ def _read(
     frame = read_table(path, task=columns.task, separator=separator)
     columns, left_out = choose_features(frame, columns)
     if left_out:
-        _ERR.print(f"[yellow]Note:[/] text columns are left out: {escape(', '.join(left_out))}")
+        ERR.print(f"[yellow]Note:[/] text columns are left out: {escape(', '.join(left_out))}")
     data, classes = as_task_data(frame, columns, kind)
     return data, columns, classes
 
@@ -370,31 +390,3 @@ def _verdict(layout: Layout, frame: pd.DataFrame, table: pd.DataFrame, coverage:
         f"{seen}RMSE {metrics.rmse(y, table['mean'].to_numpy()):.4g}; the {100 * coverage:g} % "
         f"intervals hold {100 * metrics.interval_coverage(y, lower, upper):.1f} % of the rows."
     )
-
-
-def _print_table(table: Table) -> None:
-    """A report's table, turned so that it fits a terminal: a line a measure, the best in green."""
-    grid = Grid(
-        header_style="bold",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    grid.add_column("", no_wrap=True)
-    for row in table.rows:
-        words = str(row[0]).split()
-        cells = [column.text(value) for column, value in zip(table.columns, row, strict=True)]
-        width = max(map(len, [*words, *cells[1:]]))  # the name wraps between words
-        grid.add_column(escape(cells[0]), justify="right", vertical="bottom", width=width)
-    for index, column in enumerate(table.columns[1:], start=1):
-        values = [row[index] for row in table.rows]
-        best = column.winners(values)
-        texts = [column.text(value) for value in values]
-        unit = f"[dim], {escape(column.unit)}[/]" if column.unit else ""
-        grid.add_row(
-            escape(column.name) + unit,
-            *(f"[bold green]{escape(text)}[/]" if text in best else text for text in texts),
-        )
-    _OUT.print(grid)
-    _OUT.print(f"\n[dim]{escape(table.caption)}[/]")

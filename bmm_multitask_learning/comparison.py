@@ -148,42 +148,6 @@ def _numeric_scores(prediction: Prediction, test: TaskData) -> list[float]:
     ]
 
 
-def class_table(candidates: list[Candidate], test: TaskData, *, caption: str) -> Table:
-    """Accuracy, Brier score, density and calibration of each candidate.
-
-    Args:
-        candidates: models of classes.
-        test: the held-out rows.
-        caption: of the table.
-    """
-    columns = [
-        Column("model"),
-        Column("accuracy", ".1%", best="highest"),
-        Column("log density", ".3f", "nats/row", best="highest"),
-        Column("Brier", ".3f", best="lowest"),
-        Column("calibration error", ".3f", best="lowest"),
-        Column("time", ".2f", "s"),
-    ]
-    y = test.y.numpy()
-    rows = []
-    for each in candidates:
-        chance = class_probabilities(each.prediction)
-        seen = ~np.isnan(y)
-        right = chance.argmax(1)[seen] == y[seen]
-        target = chance[:, 1] if chance.shape[1] == 2 else chance
-        rows.append(
-            [
-                each.name,
-                float(right.mean()),
-                metrics.mean_log_predictive_density(each.prediction.log_prob(test.y)),
-                metrics.brier(y, target),
-                metrics.expected_calibration_error(y, target),
-                each.result.seconds,
-            ]
-        )
-    return Table(columns, rows, caption)
-
-
 def class_probabilities(prediction: Prediction) -> npt.NDArray[np.float64]:
     """(N, O) probability of each class; two columns where the target is 0 or 1."""
     chance = torch.as_tensor(prediction.mean).numpy()

@@ -1,4 +1,4 @@
-"""Which prior predicts best? Several priors on the same folds of the rows of each task."""
+"""Which prior predicts best? Several priors on the same folds, of rows or of whole tasks."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 from tqdm import tqdm
 
 from . import plots
-from .comparison import predict_rows
+from .backbones import with_constant
+from .comparison import COVERAGE, class_probabilities, row_labels
 from .data import TaskData
 from .engines import Engine
 from .fitting import fit
 from .likelihoods import Gaussian, Likelihood
 from .model import MultitaskModel
+from .prediction import Prediction
 from .priors import (
     IndependentTasks,
     LatentHierarchy,
@@ -29,6 +33,7 @@ from .priors import (
     TaskClustering,
     TaskPrior,
 )
+from .report import Column, Figure, Table, drawn
 from .units import Units
 
 if TYPE_CHECKING:
@@ -36,9 +41,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
 
 # What a prior may fail with on rows that it cannot take.
 _FAILURES = (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError)
+
+
+class Splitter(Protocol):
+    """What deals rows into folds, in scikit-learn's sense."""
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterable[tuple[Rows, Rows]]:
+        """Pairs of train and test rows; `groups` are the task labels."""
 
 
 @final
@@ -51,6 +64,9 @@ class Contender:
         log_density: mean held-out log predictive density, nats a row; NaN where a fit failed.
         difference: its log density less that of the best prior on the same rows; 0 for the best.
         standard_error: of the difference, tasks as the units; NaN where there is only one.
+        error: of held-out rows: root mean square, in the target's units, or the share of rows
+            whose most probable class is another.
+        coverage: share of held-out rows inside their 90 % intervals; NaN for classes.
         seconds: of all fits.
         failure: why a fit failed, or "".
     """
@@ -59,6 +75,8 @@ class Contender:
     log_density: float
     difference: float
     standard_error: float
+    error: float
+    coverage: float
     seconds: float
     failure: str = ""
 
@@ -115,6 +133,29 @@ class Comparison:
         ax.axhline(0.0, color="0.5", linewidth=1.0)
         return ax
 
+    def summary(self) -> Table:
+        """A table for a `report`."""
+        columns = [
+            Column("prior"),
+            Column("log density", ".4f", "nats/row", best="highest"),
+            Column("difference", "+.4f", "nats/row"),
+            Column("standard error", ".4f", "nats/row"),
+            Column("error", "#.4g", best="lowest"),
+            Column("coverage", ".1%", f"of {100 * COVERAGE:.0f} %", best=COVERAGE),
+            Column("time", ".2f", "s"),
+        ]
+        rows = [dataclasses.astuple(c)[:-1] for c in self.contenders]
+        caption = f"{self.num_rows:,} held-out rows of {self.num_tasks:,} tasks."
+        caption += "".join(f" {c.name} failed: {c.failure}" for c in self.contenders if c.failure)
+        return Table(columns, rows, caption)
+
+    def picture(self) -> Figure:
+        """`plot` for a `report`."""
+        caption = f"What each prior loses against {self.best}, with intervals of two standard "
+        caption += "errors either way. An interval that holds 0 is no loss to rely on."
+        alt = f"Differences in log density a row from {self.best}, with intervals."
+        return drawn(self.plot, caption=caption, alt=alt)
+
     def __str__(self) -> str:
         width = max(len(c.name) for c in self.contenders)
         lines = [f"{'prior':{width}}  log density  difference ± s.e.  seconds"]
@@ -132,11 +173,13 @@ def compare(
     likelihood: Likelihood | None = None,
     *,
     engine: Engine | None = None,
+    backbone: nn.Module | None = None,
     num_folds: int = 4,
+    splitter: Splitter | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Comparison:
-    r"""Cross-validate priors on the rows of each task.
+    r"""Cross-validate priors on the rows of each task, or on whole tasks.
 
     Every prior is fitted to the same folds and predicts every row once, from the other folds. It
     is ranked by the mean log predictive density
@@ -153,11 +196,15 @@ def compare(
     numbers; densities are those of the targets in their own units.
 
     Args:
-        data: rows of all tasks, features (N, D).
+        data: rows of all tasks, features (N, D), or (N, ...) inputs of a backbone.
         priors: by the name that tables show; None: `candidates(data)`. They are left as they are.
         likelihood: of the targets; `Gaussian()` by default.
         engine: as in `fit`.
+        backbone: from inputs to features; each fit trains a copy of it.
         num_folds: each task's rows are dealt into so many folds.
+        splitter: deals the rows in place of `num_folds`: `data.LeaveTasksOut(4, random_state=0)`
+            for tasks that no fit has seen, or any splitter of scikit-learn. Its groups are the
+            task labels.
         seed: of folds and fits.
         progress: show a progress bar, a step a prior.
 
@@ -165,8 +212,8 @@ def compare(
         The priors, ranked; one that cannot be fitted is last, with the reason.
 
     Raises:
-        ValueError: for data without an observed target, inputs that are not (N, D), or
-            `num_folds` out of range.
+        ValueError: for data without an observed target, inputs that are not (N, D) without a
+            backbone, or `num_folds` out of range.
 
     Example:
         >>> from bmm_multitask_learning import PooledTasks, SharedGaussian, compare, datasets
@@ -178,10 +225,10 @@ def compare(
         Vehtari, Gelman and Gabry, Practical Bayesian model evaluation using leave-one-out
         cross-validation and WAIC (2017), for the paired difference.
     """
-    if data.x.ndim != 2:
+    if data.x.ndim != 2 and backbone is None:
         raise ValueError(
-            f"compare takes features (N, D); got inputs of shape {tuple(data.x.shape)}. Run a "
-            "backbone on them first."
+            f"compare takes features (N, D); got inputs of shape {tuple(data.x.shape)}. Give "
+            "the backbone= that makes features of them."
         )
     if not bool(data.observed.any()):
         raise ValueError("compare needs observed targets to score on; got none.")
@@ -189,36 +236,32 @@ def compare(
     if not priors:
         raise ValueError("priors must hold at least one prior; got none.")
     likelihood = Gaussian() if likelihood is None else likelihood
-    folds = list(data.folds(num_folds, seed=seed))
-    density: dict[str, Floats] = {}
+    folds = _folds(data, splitter) if splitter else list(data.folds(num_folds, seed=seed))
+    found: dict[str, _HeldOut] = {}
     seconds: dict[str, float] = {}
     failures: dict[str, str] = {}
     for name, prior in tqdm(priors.items(), disable=not progress, desc="compare", unit="prior"):
         started = time.perf_counter()
         try:
-            density[name] = _held_out(folds, prior, likelihood, engine, seed)
+            found[name] = _held_out(folds, prior, likelihood, backbone, engine, seed)
         except _FAILURES as error:
             failures[name] = str(error)
         seconds[name] = time.perf_counter() - started
-    observed = data.observed.reshape(data.num_rows, -1).any(1).numpy()
-    # the folds' test rows one after the other, as the densities are
+    # the folds' test rows one after the other, as the scores are
     task = np.concatenate([test.task.numpy() for _, test in folds])
     seen = np.concatenate([test.observed.reshape(test.num_rows, -1).any(1) for _, test in folds])
-    ranked = sorted(density, key=lambda name: -density[name][seen].mean())
-    contenders = [
-        Contender(
-            name,
-            float(density[name][seen].mean()),
-            *_difference((density[name] - density[ranked[0]])[seen], task[seen]),
-            seconds[name],
-        )
-        for name in ranked
-    ]
-    lost = [
-        Contender(name, math.nan, math.nan, math.nan, seconds[name], why)
-        for name, why in failures.items()
-    ]
-    return Comparison((*contenders, *lost), int(observed.sum()), len(np.unique(task[seen])))
+    ranked = sorted(found, key=lambda name: -found[name].density[seen].mean())
+    contenders = []
+    for name in ranked:
+        own = found[name]
+        gap, spread = _difference((own.density - found[ranked[0]].density)[seen], task[seen])
+        density, loss = float(own.density[seen].mean()), float(np.nanmean(own.loss))
+        missed = loss if likelihood.classes else math.sqrt(loss)
+        covered = math.nan if likelihood.classes else float(np.nanmean(own.inside))
+        contenders.append(Contender(name, density, gap, spread, missed, covered, seconds[name]))
+    nan = math.nan
+    lost = [Contender(name, *(nan,) * 5, seconds[name], why) for name, why in failures.items()]
+    return Comparison((*contenders, *lost), int(seen.sum()), len(np.unique(task[seen])))
 
 
 def candidates(data: TaskData) -> dict[str, TaskPrior]:
@@ -242,22 +285,80 @@ def candidates(data: TaskData) -> dict[str, TaskPrior]:
     return priors
 
 
+class _HeldOut(NamedTuple):
+    """Scores of held-out rows, one fold after the other.
+
+    density: (N,) log predictive density.
+    loss: squared errors of the targets; for classes (N,) whether another is most probable.
+    inside: whether the targets lie in their intervals; NaN for classes.
+    """
+
+    density: Floats
+    loss: Floats
+    inside: Floats
+
+
+def _folds(data: TaskData, splitter: Splitter) -> list[tuple[TaskData, TaskData]]:
+    """Train and test rows; a task without train rows is no task of the fit."""
+    rows, labels = np.zeros((data.num_rows, 1)), data.task.numpy()
+    folds = []
+    for train, test in splitter.split(rows, groups=labels):
+        tasks = [data.tasks[k] for k in np.unique(labels[train])]
+        folds.append((data.rows(train).select_tasks(tasks), data.rows(test)))
+    return folds
+
+
 def _held_out(
     folds: list[tuple[TaskData, TaskData]],
     prior: TaskPrior,
     likelihood: Likelihood,
+    backbone: nn.Module | None,
     engine: Engine | None,
     seed: int,
-) -> Floats:
-    """Log predictive density of the test rows of all folds, one after the other."""
-    values = []
+) -> _HeldOut:
+    """Scores of the test rows of all folds, one after the other."""
+    parts = []
     for train, test in folds:
         units = Units.of(train, targets=likelihood.location_scale)
-        model = MultitaskModel(copy.deepcopy(prior), copy.deepcopy(likelihood))
-        fit(model, units.standardise(train), engine=engine, seed=seed, progress=False)
-        density = predict_rows(model, test, units).log_prob(test.y.numpy())
-        values.append(np.nansum(density.reshape(test.num_rows, -1), 1))
-    return np.concatenate(values)
+        model = MultitaskModel(
+            copy.deepcopy(prior),
+            copy.deepcopy(likelihood),
+            backbone=with_constant(copy.deepcopy(backbone)),
+        )
+        rows = units.standardise(train, intercept=False)
+        fit(model, rows, engine=engine, seed=seed, progress=False)
+        parts.append(_scores(_predict(model, test, units), test, classes=likelihood.classes))
+    return _HeldOut(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _predict(model: MultitaskModel, test: TaskData, units: Units) -> Prediction:
+    """In the user's units; tasks outside the fit are what the folds were made for."""
+    features = test.task_features
+    by_label = None if features is None else dict(zip(test.tasks, features.numpy(), strict=True))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\d+ task\(s\) outside the fit", UserWarning)
+        prediction = model.predict(
+            units.features(test.x.numpy()), row_labels(test), task_features=by_label
+        )
+    if model.likelihood.location_scale:
+        return units.prediction(prediction, test.task.numpy())
+    return prediction
+
+
+def _scores(prediction: Prediction, test: TaskData, *, classes: bool) -> _HeldOut:
+    y = test.y.numpy()
+    density = np.nansum(prediction.log_prob(y).reshape(test.num_rows, -1), 1)
+    if classes:
+        wrong = (class_probabilities(prediction).argmax(1) != y).astype(float)
+        return _HeldOut(density, np.where(np.isnan(y), np.nan, wrong), np.full(len(y), np.nan))
+    interval = prediction.interval(COVERAGE)
+    inside = (interval[..., 0] <= y) & (y <= interval[..., 1])
+    shape = (test.num_rows, -1)
+    return _HeldOut(
+        density,
+        np.square(prediction.mean - y).reshape(shape),
+        np.where(np.isnan(y), np.nan, inside).reshape(shape),
+    )
 
 
 def _difference(row: Floats, task: npt.NDArray[np.int64]) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def log_evidence(model: MultitaskModel, data: TaskData | Mapping[str, TaskData])
             sites = refine(partial(tasks_posterior, family.prior), likelihood, rows, sites)
             posterior = tasks_posterior(family.prior, sites)
             total += float(elbo(likelihood, rows, posterior, sites))
-        exact = exact and likelihood.exact
+        exact = exact and likelihood.exact and family.prior.exact
         generative = generative and family.prior.generative
     if not generative:
         return Evidence(total, "surrogate")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import pyro
 import torch
@@ -23,6 +24,9 @@ class ProbabilisticModule(nn.Module, ABC):
     A subclass registers a buffer for every site that `hyperprior` samples, under the site's name.
     """
 
+    attributes: ClassVar[Mapping[str, str]] = {}
+    """Attributes that keep an argument whose own name is taken by a method."""
+
     def __init__(self) -> None:
         super().__init__()
 
@@ -34,7 +38,7 @@ class ProbabilisticModule(nn.Module, ABC):
         """
         parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
         named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        return {name: getattr(self, name) for name in named}
+        return {name: getattr(self, self.attributes.get(name, name)) for name in named}
 
     def set_params(self, **params: Any) -> Self:
         """Construct anew with some arguments changed; fitted values are dropped.
@@ -56,8 +60,9 @@ class ProbabilisticModule(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The constructor's arguments, for `repr`."""
         names = inspect.signature(type(self)).parameters
-        kept = {name: self.__dict__[name] for name in names if name in self.__dict__}
-        return ", ".join(f"{name}={value!r}" for name, value in kept.items())
+        places = {name: self.attributes.get(name, name) for name in names}
+        kept = {name: at for name, at in places.items() if at in self.__dict__}
+        return ", ".join(f"{name}={self.__dict__[at]!r}" for name, at in kept.items())
 
     @abstractmethod
     def hyperprior(self) -> Eta:

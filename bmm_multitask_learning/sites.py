@@ -100,18 +100,21 @@ def refine(
     likelihood: Likelihood,
     rows: Rows,
     sites: TaskStatistics,
+    *,
+    tolerance: float = _TOLERANCE,
 ) -> TaskStatistics:
     """The best factors at fixed hyperparameters, by natural-gradient rounds from `sites`.
 
     Two damped rounds, their extrapolation (SQUAREM) and a third, again until no latent moves by
-    more than .005 of its standard deviation in a round; at most 18 rounds. A Gaussian likelihood
-    is its own best factor.
+    more than `tolerance` of its standard deviation in a round; at most 18 rounds. A Gaussian
+    likelihood is its own best factor.
 
     Args:
         condition: the tasks' posterior from their factors.
         likelihood: of the targets.
         rows: all of them.
         sites: factors from which to start.
+        tolerance: in standard deviations of a latent.
     """
     if likelihood.exact:
         return first_factor(likelihood, rows, likelihood.eta)
@@ -124,7 +127,7 @@ def refine(
     for cycle in range(_CYCLES):
         before, once = move(sites)
         after, twice = move(once)
-        if _distance(before, after) < _TOLERANCE:
+        if _distance(before, after) < tolerance:
             return twice
         try:
             _, sites = move(_extrapolate(sites, once, twice, 2.0 ** (cycle + 1)))

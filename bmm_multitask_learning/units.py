@@ -68,7 +68,7 @@ class Units:
         width, outputs = x.shape[1], data.num_outputs
         centre, gain = np.zeros(width), np.ones(width)
         target_centre, target_scale = np.zeros((1, outputs)), np.ones((1, outputs))
-        if features:
+        if features and x.ndim == 2:
             mean, spread = moments(x, weight, centred=centred)
             centre = mean[0]
             gain = np.where(spread[0] > 0, 1 / np.where(spread[0] > 0, spread[0], 1.0), 0.0)
@@ -81,15 +81,18 @@ class Units:
         return cls(centre, gain, target_centre, target_scale)
 
     def features(self, x: Array, *, intercept: bool = False) -> Array:
-        """$z$ (N, D) of inputs x (N, D); after a constant, (N, 1 + D), for an intercept."""
-        z = (x - self.centre) * self.gain
+        """$z$ (N, D) of inputs x (N, D); after a constant, (N, 1 + D), for an intercept.
+
+        Inputs of another shape are those of a backbone, and stay as they are.
+        """
+        z = x if x.ndim > 2 else (x - self.centre) * self.gain
         return np.column_stack([np.ones(len(z)), z]) if intercept else z
 
-    def standardise(self, data: TaskData) -> TaskData:
-        """The rows in these units, a constant feature first."""
+    def standardise(self, data: TaskData, *, intercept: bool = True) -> TaskData:
+        """The rows in these units, by default with a constant feature first."""
         x, y, task, weight = arrays(data)
         return TaskData(
-            self.features(x, intercept=True),
+            self.features(x, intercept=intercept),
             self.targets(y, task),
             [data.tasks[k] for k in task],
             tasks=data.tasks,

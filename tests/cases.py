@@ -1,6 +1,6 @@
 """One table of priors and likelihoods, and small data, that every conformance test runs over.
 
-A new prior is one more line of `PRIORS`.
+A new prior is one more line of `PRIORS`, or of `SURROGATES` where it is no p(W | η) p(η).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bmm_multitask_learning import (
     TaskCovariance,
     TaskData,
     TaskPrior,
+    VariationalWeighting,
 )
 from bmm_multitask_learning.hyperparameters import Eta, ProbabilisticModule
 from bmm_multitask_learning.likelihoods import QuadraticLikelihood
@@ -42,8 +43,8 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "hierarchy-isotropic": lambda: LatentHierarchy("isotropic", mixing=1.0),
     "hierarchy-auto": LatentHierarchy,
     "sparse": lambda: SparseBayesian(rank=2),
-    "sparse-mixing": lambda: SparseBayesian(mixing=(0.5, 0.3, 0.8)),
-    "clusters-full": lambda: TaskClustering(2, n_init=2),
+    "sparse-hyperprior": lambda: SparseBayesian(hyperprior=(0.5, 0.3, 0.8)),
+    "clusters-full": lambda: TaskClustering(2, covariance="full", n_init=2),
     "clusters-diagonal": lambda: TaskClustering(2, covariance="diagonal", n_init=2),
     "clusters-isotropic": lambda: TaskClustering(2, covariance="isotropic", n_init=2),
     "clusters-gating": lambda: TaskClustering(2, gating=True, n_init=2),
@@ -55,6 +56,14 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "covariance-diagonal": lambda: TaskCovariance("diagonal"),
     "covariance-isotropic": TaskCovariance,
 }
+# their prior reads posteriors: no evidence, no NUTS, no calibration
+SURROGATES: dict[str, Callable[[], TaskPrior]] = {
+    "weighting": VariationalWeighting,
+    "weighting-log-linear": lambda: VariationalWeighting("log_linear", refreshes=2),
+    "weighting-exact": lambda: VariationalWeighting("exact"),
+    "weighting-sum": lambda: VariationalWeighting("weighted_sum"),
+}
+EVERY_PRIOR = PRIORS | SURROGATES
 
 LIKELIHOODS: dict[str, Callable[[], QuadraticLikelihood]] = {
     "gaussian": Gaussian,
@@ -111,6 +120,11 @@ def built_model(
         generator = torch.Generator().manual_seed(seed)
         scatter = torch.rand(prior.scatter.shape, generator=generator, dtype=torch.float64)
         prior.register_buffer("scatter", 0.3 + scatter)
+        if isinstance(prior, VariationalWeighting):
+            shape = (data.num_tasks, *scatter.shape)
+            mean, variance = torch.rand((2, *shape), generator=generator, dtype=scatter.dtype)
+            prior.register_buffer("reference_mean", 4 * mean - 2)
+            prior.register_buffer("reference_variance", 0.1 + variance)
         prior.set_eta(draw_eta(prior, seed))
         likelihood.set_eta(draw_eta(likelihood, seed + 1))
     return model

@@ -59,9 +59,19 @@ def weight_law(prior: TaskPrior) -> JointLaw:
         elif isinstance(prior, PooledTasks):
             covariance[0, o] = np.kron(np.ones((K, K)), np.eye(D) / eta["precision"][0, o])
         elif isinstance(prior, SparseBayesian):
-            tasks = eta["loading"].T @ eta["loading"] + np.eye(K)
+            V = prior.loading.numpy()
+            tasks = V.T @ V + np.eye(K)
             precision = eta["level"][0] * eta["precision"][prior.group.numpy()]
-            covariance[0, o] = np.kron(tasks, np.diag(prior.scatter[o].numpy() / precision))
+            own = np.diag(prior.scatter[o].numpy() / precision)
+            for g in set(prior.group.tolist()):
+                at = np.flatnonzero(prior.group.numpy() == g)
+                shapes = eta.get(f"shape_{len(at)}", [])
+                alike = [h for h in range(g) if sum(prior.group == h) == len(at)]
+                if len(shapes):
+                    root = np.sqrt(own[at, at])
+                    inner = np.linalg.inv(shapes[len(alike)])
+                    own[np.ix_(at, at)] = root[:, None] * inner * root
+            covariance[0, o] = np.kron(tasks, own)
         elif isinstance(prior, TaskCovariance):
             mode = 0.5 * np.eye(K) + 0.5  # any two tasks correlated by one half
             half = sqrtm(mode)

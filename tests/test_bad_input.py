@@ -36,7 +36,7 @@ from bmm_multitask_learning import (
 )
 from bmm_multitask_learning.backbones import MLP
 
-from .cases import PRIORS, make_data
+from .cases import EVERY_PRIOR, make_data
 
 X = np.random.default_rng(0).standard_normal((12, 3))
 Y = X @ [1.0, -1.0, 0.5]
@@ -361,14 +361,17 @@ ODD = {
     "rows of weight zero": lambda: TaskData(X, Y, TASK, weight=np.arange(12) % 2),
     "integers": lambda: TaskData((X * 3).astype(int), (Y * 3).astype(int), TASK),
 }
-SIMPLE = ["independent", "pooled", "shared-full", "shared-isotropic", "sparse", "clusters-1"]
+SIMPLE = [
+    *("independent", "pooled", "shared-full", "shared-isotropic", "sparse", "clusters-1"),
+    *("hierarchy-diagonal", "hierarchy-auto", "covariance-diagonal", "weighting"),
+]
 
 
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("name", SIMPLE)
 def test_odd_data_give_sensible_predictions(name, odd):
     part = ODD[odd]()
-    prior = TaskClustering(1) if name == "clusters-1" else PRIORS[name]()
+    prior = TaskClustering(1) if name == "clusters-1" else EVERY_PRIOR[name]()
     model = MultitaskModel(prior)
     result = fit(model, part, progress=False)
     assert np.isfinite(result.bound)
@@ -390,7 +393,7 @@ def test_units_do_not_change_predictions(scale):
 @pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("name", SIMPLE)
 def test_one_class_only_is_predicted_with_doubt(name, value):
-    prior = TaskClustering(1) if name == "clusters-1" else PRIORS[name]()
+    prior = TaskClustering(1) if name == "clusters-1" else EVERY_PRIOR[name]()
     model = MultitaskModel(prior, Bernoulli())
     x = np.hstack([np.ones((12, 1)), X])
     fit(model, TaskData(x, np.full(12, value), TASK), progress=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ ROLES = ("--task", "school", "--target", "score")
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
-    for console in (cli._OUT, cli._ERR):
+    for console in (cli.OUT, cli.ERR):
         monkeypatch.setattr(console, "width", 200)
 
 
@@ -191,23 +192,28 @@ def test_poisson_counts_by_variational_inference(table, tmp_path, monkeypatch):
     assert (pd.read_csv(file)["mean"] > 0).all()
 
 
-def test_compare_prints_every_prior_and_every_measure(table):
-    done = run("compare", table, *ROLES, *FEATURES, "--task-features", "size")
+def test_compare_prints_every_prior_and_every_measure(table, tmp_path):
+    page = tmp_path / "there" / "comparison.html"
+    options = ("--task-features", "size", "--folds", 2, "--out", page)
+    done = run("compare", table, *ROLES, *FEATURES, *options)
     assert done.exit_code == 0, done.output
     words = ("shared", "clustering", "hierarchy", "covariance", "weighting")
     words += ("independent", "pooled", "gated")
     assert all(word in done.output for word in words)
-    measures = ("RMSE", "EV, within", "log density, nats/row", "coverage, of 90 %", "evidence")
+    measures = ("log density, nats/row", "standard error", "error", "coverage, of 90 %", "time")
     assert all(measure in done.output for measure in measures)
-    assert "Fitted on 56 rows of 7 tasks, scored on 21 others." in done.output
+    assert "77 held-out rows of 7 tasks." in done.output
+    assert "What each prior loses against" in page.read_text(encoding="utf-8")
 
 
-def test_compare_of_classes_shows_accuracy(table):
+def test_compare_of_new_tasks(table):
     roles = ("--task", "school", "--target", "passed", "--likelihood", "bernoulli")
-    done = run("compare", table, *roles, *FEATURES)
+    done = run("compare", table, *roles, *FEATURES, "--new-tasks", "--folds", 3)
     assert done.exit_code == 0, done.output
-    assert all(name in done.output for name in ("accuracy", "Brier", "calibration error"))
-    assert "RMSE" not in done.output
+    assert "77 held-out rows of 7 tasks." in done.output
+    assert "outside the fit" not in done.output
+    coverage = next(line for line in done.output.splitlines() if "coverage" in line)
+    assert set(coverage.split()[-8:]) == {"–"}  # classes have no intervals
 
 
 def test_compared_figures_are_in_the_users_units(frame, tmp_path):
@@ -215,17 +221,15 @@ def test_compared_figures_are_in_the_users_units(frame, tmp_path):
     for gain in (1.0, 10.0):
         path = tmp_path / f"{gain}.csv"
         frame.assign(score=gain * frame["score"]).to_csv(path, index=False)
-        lines = run("compare", path, *ROLES, *FEATURES).output.splitlines()
-        figures.append(
-            [
-                float(next(line for line in lines if name in line).split()[-1].replace("−", "-"))
-                for name in ("RMSE", "log density", "coverage", "EV, global")
-                if name != "coverage"
-            ]
-        )
+        lines = run("compare", path, *ROLES, *FEATURES, "--folds", 2).output.splitlines()
+        last = [
+            re.findall(r"[\d.−]+", next(line for line in lines if name in line))[-1]
+            for name in ("error ", "log density", "coverage")
+        ]
+        figures.append([float(text.replace("−", "-")) for text in last])
     assert figures[1][0] == pytest.approx(10 * figures[0][0], rel=2e-3)  # four digits shown
     assert figures[1][1] == pytest.approx(figures[0][1] - np.log(10), abs=2e-3)
-    assert figures[1][2] == pytest.approx(figures[0][2], abs=1e-3)
+    assert figures[1][2] == pytest.approx(figures[0][2], abs=0.11)
 
 
 def test_text_columns_are_left_out_with_a_note(table, tmp_path):
@@ -306,10 +310,11 @@ def test_semicolons_are_read_when_said(tmp_path):
     assert done.exit_code == 0, done.output
 
 
-def test_compare_needs_rows_to_score_on(tmp_path):
+def test_compare_needs_rows_to_deal(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("school,score,hours\na,1,2\nb,2,3\n", encoding="utf-8")
-    assert "at least two rows each" in refused("compare", path, *ROLES)
+    said = refused("compare", path, *ROLES)
+    assert "must lie between 2 and the number of rows, 2; got 4" in said
 
 
 def test_predict_refuses_what_fit_did_not_write(table, tmp_path):

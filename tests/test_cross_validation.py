@@ -7,8 +7,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from bmm_multitask_learning import (
+    SVI,
     Bernoulli,
     IndependentTasks,
     MultitaskModel,
@@ -19,9 +21,13 @@ from bmm_multitask_learning import (
     compare,
     fit,
 )
+from bmm_multitask_learning.backbones import MLP
 from bmm_multitask_learning.cross_validation import candidates
+from bmm_multitask_learning.data import LeaveTasksOut
+from bmm_multitask_learning.report import write_report
 from bmm_multitask_learning.units import Units
 
+from .asserts import clustered
 from .cases import make_data
 
 THREE = {
@@ -65,6 +71,74 @@ def test_densities_are_those_of_fits_by_hand(data, comparison):
         assert c.standard_error == pytest.approx(np.sqrt(6 / 5 * (sums**2).sum()) / 46, abs=1e-10)
         assert c.seconds > 0
     assert (comparison.num_rows, comparison.num_tasks) == (46, 6)
+
+
+def test_error_and_coverage_are_those_of_predictions_by_hand(data, comparison):
+    square, inside = [], []
+    for train, test in data.folds(3, seed=0):
+        units = Units.of(train)
+        model = MultitaskModel(PooledTasks())
+        fit(model, units.standardise(train), progress=False)
+        x = units.features(test.x.numpy(), intercept=True)
+        p = model.predict(x, test.task.numpy())
+        t = units.targets(test.y.numpy(), test.task.numpy())
+        square.append((units.target_scale[0, 0] * (p.mean - t)) ** 2)
+        inside.append((p.interval(0.9)[:, 0] <= t) & (t <= p.interval(0.9)[:, 1]))
+    one = next(c for c in comparison.contenders if c.name == "one")
+    assert one.error == pytest.approx(np.concatenate(square).mean() ** 0.5)
+    assert one.coverage == pytest.approx(np.concatenate(inside).mean())
+
+
+def test_whole_tasks_held_out_are_predicted_as_new_ones(data):
+    """By a fit that has no such task, from the population."""
+    splitter = LeaveTasksOut(3, random_state=0)
+    found = compare(data, {"many": SharedGaussian("isotropic")}, splitter=splitter)
+    density = []
+    for train, test in splitter.split(data.x, groups=data.task.numpy()):
+        kept = data.rows(train).select_tasks(np.unique(data.task[train]))
+        units = Units.of(kept)
+        model = MultitaskModel(SharedGaussian("isotropic"))
+        fit(model, units.standardise(kept), progress=False)
+        rows = data.rows(test)
+        with pytest.warns(UserWarning, match="outside the fit"):
+            p = model.predict(units.features(rows.x.numpy(), intercept=True), rows.task.numpy())
+        assert not p.known.any()
+        t = units.targets(rows.y.numpy(), rows.task.numpy())
+        density.append(p.log_prob(t) - np.log(units.target_scale[0, 0]))
+    assert found.contenders[0].log_density == pytest.approx(np.concatenate(density).mean())
+    assert (found.num_rows, found.num_tasks) == (46, 6)
+
+
+def test_gates_read_the_features_of_tasks_held_out():
+    """Two clusters that the features tell apart: without them a new task may be in either."""
+    data = clustered(num_tasks=16)
+    priors = {"blind": TaskClustering(2, n_init=1), "gated": TaskClustering(2, gating=True)}
+    found = compare(data, priors, splitter=LeaveTasksOut(4, random_state=0))
+    assert found.best == "gated"
+    assert found.contenders[1].difference < -0.2
+
+
+def test_a_backbone_makes_features_of_inputs_of_any_shape():
+    rng = np.random.default_rng(0)
+    x, task = rng.standard_normal((60, 2, 3)), np.arange(60) % 5
+    y = x[:, 0, 1] - x[:, 1, 2] + 0.1 * rng.standard_normal(60)
+    backbone = torch.nn.Flatten()
+    found = compare(TaskData(x, y, task), {"one": PooledTasks()}, backbone=backbone, num_folds=2)
+    flat = TaskData(x.reshape(60, 6), y, task)
+    same = compare(flat, {"one": PooledTasks()}, backbone=torch.nn.Identity(), num_folds=2)
+    plain = compare(flat, {"one": PooledTasks()}, num_folds=2)
+    assert same.contenders[0].log_density == pytest.approx(plain.contenders[0].log_density)
+    assert found.contenders[0].error < 0.2
+    assert found.contenders[0].error != same.contenders[0].error  # these were standardised
+
+
+def test_a_backbone_is_trained_on_each_fold_anew():
+    data = make_data(rows=(9, 7, 8), num_features=2)
+    backbone = MLP(2, [3], seed=0)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    compare(data, {"one": PooledTasks()}, backbone=backbone, engine=SVI(steps=5), num_folds=2)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_the_planted_kind_of_tasks_wins():
@@ -114,6 +188,7 @@ def test_classes_and_the_users_priors_are_left_alone():
     before = repr(prior), dict(prior.named_buffers())
     found = compare(data, {"many": prior, "one": PooledTasks()}, likelihood, num_folds=2)
     assert all(-1.0 < c.log_density < 0.0 for c in found.contenders)  # nats of a coin, or so
+    assert all(0.0 < c.error < 0.6 and math.isnan(c.coverage) for c in found.contenders)
     assert (repr(prior), dict(prior.named_buffers())) == before
     assert not likelihood.state_dict()
 
@@ -154,6 +229,21 @@ def test_picture_shows_the_others_behind_the_best(comparison):
     names = [tick.get_text() for tick in ax.get_xticklabels()]
     assert names == [c.name for c in reversed(comparison.contenders[1:])]
     assert comparison.best in ax.get_ylabel()
+
+
+def test_parts_of_a_report(comparison, tmp_path):
+    pytest.importorskip("matplotlib")
+    table = comparison.summary()
+    assert [row[0] for row in table.rows] == [c.name for c in comparison.contenders]
+    page = write_report(
+        tmp_path / "page.html",
+        title="Priors",
+        summary="One.",
+        sections=[table, comparison.picture()],
+    )
+    text = page.read_text(encoding="utf-8")
+    assert f"What each prior loses against {comparison.best}" in text
+    assert "46 held-out rows of 6 tasks." in text
 
 
 def test_one_task_has_no_standard_error():

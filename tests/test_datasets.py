@@ -162,6 +162,35 @@ def test_office_caltech10_has_the_published_size(data_home):
     assert kinds.min() == 8
 
 
+def test_rotated_mnist_has_the_published_size(data_home):
+    data = datasets.fetch_rotated_mnist(data_home=data_home)
+    assert data.x.shape == (10000, 784)
+    assert data.tasks[1] == "15 degrees"
+    assert data.rows_per_task.tolist() == [1667] * 4 + [1666] * 2
+    assert data.y.unique().tolist() == list(range(10))
+    assert data.x.min() >= 0
+    assert data.x.max() == 1
+    # the test set's published first labels are 7, 2, 1, 0, 4, 1: one for each angle
+    first = [data.y[data.task == k][0].item() for k in range(6)]
+    assert first == [7, 2, 1, 0, 4, 1]
+
+
+def test_rotated_mnist_turns_counterclockwise(data_home):
+    straight = datasets.fetch_rotated_mnist([0], data_home)
+    quarter = datasets.fetch_rotated_mnist([90], data_home)
+    images, turned = (part.x[:50].reshape(-1, 28, 28) for part in (straight, quarter))
+    torch.testing.assert_close(turned, torch.rot90(images, dims=(1, 2)))
+    slight = datasets.fetch_rotated_mnist([0, 2], data_home)
+    image, original = slight.x[slight.task == 1][0], straight.x[1]
+    assert torch.corrcoef(torch.stack([image, original]))[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(("angles", "shown"), [([], r"\(\)"), ([15, 30, 15], r"\(15, 30, 15\)")])
+def test_rotated_mnist_needs_different_angles(angles, shown):
+    with pytest.raises(ValueError, match=f"one or more different numbers; got {shown}"):
+        datasets.fetch_rotated_mnist(angles)
+
+
 def test_sentiment_keeps_the_standard_split(data_home):
     train, test = datasets.fetch_sentiment(data_home)
     assert train.x.shape == (25380, 384)

@@ -32,6 +32,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_every_notebook_is_run_here():
     assert [p.name for p in NOTEBOOKS] == [
         *("pyro_and_arviz.ipynb", "quickstart.ipynb", "school_clusters.ipynb"),
+        "sparse_bayesian.ipynb",
     ]
 
 
@@ -72,3 +73,18 @@ def test_school_clusters(monkeypatch, data_home):
     assert one >= 0.376  # the floor of the project's target, here on one split
     assert one >= max(two, three) - 0.002
     assert one > alone + 0.03
+
+
+def test_sparse_bayesian(monkeypatch, data_home):
+    monkeypatch.setenv("BMM_DATA_HOME", str(data_home))
+    if not (data_home / "sarcos" / "sarcos_inv_test.mat").is_file():
+        pytest.skip(f"no sarcos/sarcos_inv_test.mat in {data_home}")
+    text = run("sparse_bayesian.ipynb", monkeypatch)
+    kept = int(re.search(r"Always kept \((\d+) of 21\)", text).group(1))
+    assert 4 <= kept <= 8
+    assert "acceleration 1" in text
+    assert "position 1" in text
+    assert "Velocities kept: 0 of 35." in text
+    sparse, diagonal, alone = map(float, re.findall(r"0?\.\d{3}", text))
+    assert sparse < diagonal - 0.01
+    assert diagonal < alone

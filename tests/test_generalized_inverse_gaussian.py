@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 
-from bmm_multitask_learning.distributions import GeneralizedInverseGaussian
+from bmm_multitask_learning.distributions import GIG, GeneralizedInverseGaussian
 
 ORDERS = [-1e6, -2.5, -1e-6, 0.0, 0.5, 30.0, 1e6]
 ARGUMENTS = [1e-6, 0.3, 20.0, 1e3]  # mpmath takes minutes beyond
@@ -74,17 +74,26 @@ def test_limits_are_gamma_and_inverse_gamma(order):
     torch.testing.assert_close(near.log_normaliser, gamma.log_normaliser, rtol=1e-6, atol=1e-6)
 
 
-def test_named_members():
-    a, b = torch.tensor([2.0, 3.0], dtype=torch.float64), torch.tensor(1.5, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("named", "theirs"),
+    [
+        (GIG.gamma(2.0, 1.5), scipy.stats.gamma(2.0, scale=1 / 1.5)),
+        (GIG.inverse_gamma(3.0, 1.5), scipy.stats.invgamma(3.0, scale=1.5)),
+        (GIG.inverse_gaussian(2.0, 1.5), scipy.stats.invgauss(2.0 / 1.5, scale=1.5)),
+    ],
+)
+def test_named_members(named, theirs):
     x = torch.tensor([0.4, 2.2], dtype=torch.float64)
-    make = GeneralizedInverseGaussian
-    ours = make.gamma(a, b).log_prob(x)
-    np.testing.assert_allclose(ours, scipy.stats.gamma(a.numpy(), scale=1 / 1.5).logpdf(x.numpy()))
-    ours = make.inverse_gamma(a, b).log_prob(x)
-    np.testing.assert_allclose(ours, scipy.stats.invgamma(a.numpy(), scale=1.5).logpdf(x.numpy()))
-    ours = make.inverse_gaussian(a, b).log_prob(x)
-    theirs = scipy.stats.invgauss(a.numpy() / 1.5, scale=1.5).logpdf(x.numpy())
-    np.testing.assert_allclose(ours, theirs)
+    np.testing.assert_allclose(law_of(*named).log_prob(x), theirs.logpdf(x.numpy()))
+
+
+def test_jeffreys_is_flat_in_the_logarithm_up_to_its_width():
+    law = law_of(*GIG.jeffreys(1e4))
+    x = torch.logspace(-2, 2, 5, dtype=torch.float64)
+    height = law.log_prob(x) + x.log()
+    assert (height - height[2]).abs().max() < 0.01
+    beyond = law.log_prob(torch.tensor([1e-6, 1e6])) + torch.tensor([1e-6, 1e6]).log()
+    assert (beyond < height[2] - 40).all()
 
 
 @pytest.mark.parametrize(("order", "chi", "phi"), [(0.7, 0.3, 2.0), (-30.0, 4.0, 0.01)])

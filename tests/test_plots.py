@@ -92,6 +92,7 @@ def drawings(num_tasks: int) -> dict[str, Callable[..., Axes]]:
         "responsibilities": partial(plots.responsibilities, share, tasks=names),
         "tree": partial(plots.tree, caterpillar(num_tasks, torch.ones(())), tasks=names),
         "relevance": partial(plots.relevance, share[:, 0], groups=names),
+        "patterns": partial(plots.patterns, share.T - 0.3, tasks=names),
         "forest": partial(plots.forest, *ends, tasks=names, reference=0.0),
         "predictions": partial(plots.predictions, made["own"][:, 0], *ends, task=names),
         "coverage": partial(
@@ -309,6 +310,28 @@ def test_responsibilities_are_one_bar_a_task_sorted_by_cluster_and_certainty(ax:
         base = base + ordered[:, cluster]
         np.testing.assert_allclose(corners.max(1), base)
     assert legend_texts(ax) == ["cluster 1: 2 tasks", "cluster 2: 2 tasks", "cluster 3: 0 tasks"]
+
+
+def test_patterns_stand_along_their_principal_axes_whatever_their_rotation() -> None:
+    rng = np.random.default_rng(0)
+    loading = np.array([[3.0], [1.0]]) * np.linalg.qr(rng.normal(size=(5, 2)))[0].T
+    turn = np.linalg.qr(rng.normal(size=(2, 2)))[0]
+    shown = []
+    for values in (loading, turn @ loading):
+        axes = plots.patterns(values, tasks=list("abcde"), ax=Figure().subplots())
+        shown.append(np.asarray(axes.images[0].get_array()))
+        assert tick_texts(axes.get_yticklabels()) == ["pattern 1, 90 %", "pattern 2, 10 %"]
+        order = [ord(name) - ord("a") for name in tick_texts(axes.get_xticklabels())]
+        np.testing.assert_allclose(np.abs(shown[-1]), np.abs(loading[:, order]))
+    np.testing.assert_allclose(shown[0], shown[1])
+    assert (np.diff(shown[0][0]) <= 0).all()
+    assert shown[0][0].max() == np.abs(shown[0][0]).max()
+
+
+def test_no_patterns_are_drawn_as_nothing(ax: Axes) -> None:
+    plots.patterns(np.zeros((2, 3)), ax=ax)
+    assert not np.asarray(ax.images[0].get_array()).any()
+    assert ax.images[0].get_clim() == (-1, 1)
 
 
 def test_relevance_falls_from_left_to_right_and_zero_stays_on_the_axis(ax: Axes) -> None:
@@ -546,6 +569,8 @@ ROW = np.zeros(3)
         (lambda: plots.responsibilities(ROW), r"responsibilities must have shape \(K, C\)"),
         (lambda: plots.relevance(-ROW - 1), "relevance must be finite and non-negative"),
         (lambda: plots.relevance(ROW, groups="ab"), "groups must hold 3 names"),
+        (lambda: plots.patterns(ROW[None] * np.nan), "loading must be finite"),
+        (lambda: plots.patterns(ROW[None], tasks="ab"), "tasks must hold 3 names"),
         (lambda: plots.calibration([50, 90], [48, 93]), "nominal must lie between 0 and 1"),
         (lambda: plots.calibration([0.5], [0.5], counts=0), "counts must be at least 1"),
         (lambda: plots.coverage(ROW, lambda _: PAIR, levels=[1.0]), "levels must lie between"),

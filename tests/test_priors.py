@@ -1,4 +1,4 @@
-"""Every prior passes the same assertions; then what is special to each."""
+"""What is special to each prior; what all have in common is in `test_conformance`."""
 
 from __future__ import annotations
 
@@ -8,204 +8,17 @@ import torch
 from pyro import poutine
 
 from bmm_multitask_learning import (
-    NUTS,
-    SVI,
-    Bernoulli,
-    CoordinateAscent,
-    Gaussian,
-    IndependentTasks,
     MultitaskModel,
-    SharedGaussian,
     TaskClustering,
     TaskData,
     datasets,
     fit,
 )
-from bmm_multitask_learning.likelihoods import Poisson
 from bmm_multitask_learning.priors.covariance import FORMS
 from bmm_multitask_learning.priors.gating import fit_gate, gate_objective
 
-from . import asserts
-from .cases import LIKELIHOODS, PRIORS, built_model, make_data
+from .cases import LIKELIHOODS, PRIORS, make_data
 from .reference import covariance_of
-
-
-@pytest.fixture(params=PRIORS)
-def make_prior(request):
-    return PRIORS[request.param]
-
-
-# ---- conformance --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num_outputs", [1, 4])
-def test_event_shape(make_prior, num_outputs):
-    asserts.assert_event_shape(make_prior, num_outputs)
-
-
-def test_log_prob_integrates(make_prior):
-    asserts.assert_log_prob_integrates(make_prior)
-
-
-def test_gradient_reaches_every_hyperparameter(make_prior):
-    asserts.assert_gradient_reaches_every_hyperparameter(make_prior)
-
-
-def test_task_permutation_equivariant(make_prior):
-    asserts.assert_task_permutation_equivariant(make_prior, Gaussian())
-
-
-def test_prior_matters(make_prior):
-    asserts.assert_prior_matters(make_prior)
-
-
-@pytest.mark.parametrize("name", [name for name in PRIORS if name != "pooled"])
-def test_recovers_truth(name):
-    asserts.assert_recovers_truth(PRIORS[name])
-
-
-@pytest.mark.parametrize("likelihood_name", LIKELIHOODS)
-def test_save_load_same_prediction(make_prior, likelihood_name, tmp_path):
-    data = make_data(likelihood_name.split("-")[0])
-    asserts.assert_save_load_same_prediction(
-        make_prior, LIKELIHOODS[likelihood_name], data, tmp_path
-    )
-
-
-ENGINES = {
-    "closed form": CoordinateAscent(max_iter=3),
-    "svi": SVI(steps=4, batch_size=8),
-    "nuts": NUTS(num_samples=3, warmup_steps=3, max_tree_depth=2),
-}
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_deterministic_given_seed(make_prior, engine):
-    data = make_data(num_features=2)
-    asserts.assert_deterministic_given_seed(make_prior, Gaussian, data, ENGINES[engine])
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("likelihood", [Gaussian, Bernoulli])
-def test_leaves_no_trace(make_prior, likelihood, engine):
-    data = make_data("bernoulli", num_features=2)
-    asserts.assert_leaves_no_trace(make_prior, likelihood, data, ENGINES[engine])
-
-
-def test_relations_are_square_and_finite(make_prior):
-    data = make_data()
-    model = MultitaskModel(make_prior())
-    fit(model, data, engine=CoordinateAscent(max_iter=3), progress=False)
-    relations = model.relations()
-    assert relations.shape == (3, 3)
-    assert torch.isfinite(relations).all()
-    assert (relations >= 0).all()
-    assert (relations <= 1 + 1e-12).all()
-
-
-def test_a_start_is_the_same_whatever_the_units(make_prior):
-    """Features times 1000 and targets times 1/100: the same fit in other units."""
-    data = asserts.clustered()
-    scaled = data.with_x(data.x * 1000.0)._replace(y=data.y * 0.01)
-    found = []
-    for part in (data, scaled):
-        model = MultitaskModel(make_prior())
-        fit(model, part, engine=CoordinateAscent(max_iter=40), progress=False)
-        found.append(model.weights.mean)
-    torch.testing.assert_close(found[1] * 1e5, found[0], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.gpu
-def test_same_on_gpu(make_prior):
-    data = asserts.clustered()
-    found = {}
-    for device in ("cpu", "cuda"):
-        model = MultitaskModel(make_prior())
-        fit(model, data, engine=CoordinateAscent(max_iter=5), device=device, progress=False)
-        assert model.weights.mean.device.type == device
-        found[device] = model.predict(data.x.numpy(), data.task.numpy())
-    np.testing.assert_allclose(found["cuda"].mean, found["cpu"].mean, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(found["cuda"].std, found["cpu"].std, rtol=1e-6)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("likelihood", [Gaussian(), Bernoulli(), Poisson()])
-def test_no_sync_in_a_step_of_svi(make_prior, likelihood):
-    import pyro
-    from pyro.infer import TraceMeanField_ELBO
-
-    from bmm_multitask_learning.engines.start import start_sites
-    from bmm_multitask_learning.engines.variational_program import VariationalProgram
-
-    data = make_data("bernoulli", num_features=2).to("cuda")
-    model = MultitaskModel(make_prior(), likelihood)
-    model.build(data, "cuda")
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        rows = model.rows("tasks", data)
-        sites = start_sites(model.family(), rows, generator, progress=False)
-    program = VariationalProgram(model, {"tasks": data}, {"tasks": sites})
-    program.load({"tasks": data})
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        with pyro.validation_enabled(False):
-            elbo = TraceMeanField_ELBO()
-            elbo.differentiable_loss(program.model, program.guide).backward()
-        program.move_sites(0.5)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-# ---- limits -------------------------------------------------------------------------------
-
-
-def posterior_mean(prior, data, eta, level=4.0):
-    model = built_model(prior, Gaussian(), data)
-    shapes = {n: v.shape for n, v in prior.eta.items()}
-    prior.set_eta({n: torch.as_tensor(v).double().expand(shapes[n]) for n, v in eta.items()})
-    model.likelihood.set_eta({"noise_level": torch.full((1,), level).double()})
-    summary = model.likelihood.summarise(model.rows("tasks", data))
-    statistics = prior.reduce(model.likelihood.statistics(summary, model.likelihood.eta))
-    return prior.expand(prior.condition(statistics, prior.eta))
-
-
-def test_shared_gaussian_reduces_to_independent_and_to_pooled():
-    data = make_data()
-    alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
-    certain_centre = {"centre_precision": 1e14, "precision": 2.0}
-    shared = posterior_mean(SharedGaussian("isotropic"), data, certain_centre)
-    torch.testing.assert_close(shared.mean, alone.mean, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(shared.covariance, alone.covariance, rtol=1e-7, atol=1e-9)
-    pooled = posterior_mean(PRIORS["pooled"](), data, {"precision": 2.0})
-    no_spread = {"centre_precision": 2.0, "precision": 1e9}
-    shared = posterior_mean(SharedGaussian("isotropic"), data, no_spread)
-    torch.testing.assert_close(shared.mean, pooled.mean, rtol=1e-5, atol=1e-6)
-
-
-def test_clusters_of_one_task_each_reduce_to_independent():
-    """A cluster per task, told by the gate, all with the same wide law around zero."""
-    data = make_data()
-    features = torch.eye(3, dtype=torch.float64) * 60
-    data = data._replace(task_features=features)
-    alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
-    gate = torch.cat([torch.zeros(3, 1), torch.eye(3)], 1) * 60
-    eta = {"centre": 0.0, "precision": 2.0, "gate": gate}
-    clustering = TaskClustering(3, gating=True, covariance="isotropic")
-    clusters = posterior_mean(clustering, data, eta)
-    torch.testing.assert_close(clusters.mean, alone.mean, rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(clusters.covariance, alone.covariance, rtol=1e-7, atol=1e-9)
-
-
-def test_independent_posterior_is_ridge_regression():
-    data = make_data()
-    posterior = posterior_mean(IndependentTasks(), data, {"precision": 3.0}, level=4.0)
-    for k in range(3):
-        part = data.rows(data.task == k)
-        gram = 4.0 * part.x.T @ part.x + 3.0 * torch.eye(5)
-        torch.testing.assert_close(
-            posterior.mean[k], torch.linalg.solve(gram, 4.0 * part.x.T @ part.y)
-        )
-
 
 # ---- covariance forms ---------------------------------------------------------------------
 

@@ -5,21 +5,24 @@ The figures themselves, with the whole protocol, stand in docs/benchmarks.md.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from bmm_multitask_learning import (
-    LatentHierarchy,
-    PooledTasks,
-    SharedGaussian,
-    SparseBayesian,
-    TaskClustering,
+from bmm_multitask_learning import LatentHierarchy, TaskClustering
+from bmm_multitask_learning.benchmarks import (
+    LANDMINE,
+    PLANTED,
+    SARCOS,
+    SCHOOL,
+    SENTIMENT,
+    UNRELATED,
+    Protocol,
+    library,
+    measure,
 )
-from bmm_multitask_learning.priors import IndependentTasks
-from tests.benchmarks import landmine, planted, sarcos, school, sentiment
 
 pytestmark = pytest.mark.slow
 
@@ -29,107 +32,112 @@ def _data_sets(monkeypatch: pytest.MonkeyPatch, data_home: Path) -> None:
     monkeypatch.setenv("BMM_DATA_HOME", str(data_home))
 
 
+def table(protocol: Protocol, size: str, seeds: int, *methods: str) -> pd.DataFrame:
+    """Figures of methods on the first seeds of a size, by seed and method."""
+    runs = [
+        (split, method)
+        for split in [split for split in protocol.splits if split.size == size][:seeds]
+        for method in methods
+    ]
+    return measure(protocol, runs).set_index(["seed", "method"])
+
+
+def means(protocol: Protocol, size: str, seeds: int, *methods: str) -> pd.DataFrame:
+    """The same, averaged over seeds."""
+    return table(protocol, size, seeds, *methods).groupby("method").mean(numeric_only=True)
+
+
 def test_school() -> None:
-    priors = {"independent": IndependentTasks, "pooled": PooledTasks, "shared": SharedGaussian}
     # one start: no split of School has a second cluster to find
-    priors["clusters"] = lambda: TaskClustering("auto", n_init=1)
-    mean = school.measure(3, priors).groupby("method").mean()
+    clusters = library.numbers({"clusters": lambda: TaskClustering("auto", n_init=1)})
+    protocol = dataclasses.replace(SCHOOL, methods={**SCHOOL.methods, **clusters})
+    alone = ["IndependentTasks", "PooledTasks"]
+    shared = ["SharedGaussian (full)", "clusters"]
+    mean = means(protocol, "", 3, *alone, *shared)
     # three splits are kinder than ten (.376): 0.385 for the shared prior
-    for method in ("shared", "clusters"):
+    for method in shared:
         assert mean.EV_global[method] >= 0.380
         assert mean.EV_within[method] >= 0.280
         assert 0.88 <= mean.coverage[method] <= 0.92
-        assert mean.EV_global[method] > mean.EV_global[["independent", "pooled"]].max() + 0.02
+        assert mean.EV_global[method] > mean.EV_global[alone].max() + 0.02
 
 
-@pytest.mark.parametrize("size", landmine.SIZES)
-def test_landmine(size: int) -> None:
-    priors = {"pooled": PooledTasks, "shared": SharedGaussian}
-    mean = landmine.measure(20, (size,), priors).groupby("method").mean()
-    assert mean.AUC["shared"] >= landmine.FLOORS[size]
-    assert mean.AUC["shared"] > mean.AUC["pooled"]
+@pytest.mark.parametrize(
+    ("size", "floor"), [("20", 0.730), ("40", 0.745), ("80", 0.763), ("160", 0.770)]
+)
+def test_landmine(size: str, floor: float) -> None:
+    mean = means(LANDMINE, size, 20, "PooledTasks", "SharedGaussian (full)")
+    assert mean.AUC["SharedGaussian (full)"] >= floor
+    assert mean.AUC["SharedGaussian (full)"] > mean.AUC["PooledTasks"]
 
 
 @pytest.mark.parametrize("rows", ["50 a torque", "100 a torque"])
 def test_sarcos(rows: str) -> None:
     """Below regressions of each torque by itself, also sparse ones."""
-    mean = (
-        sarcos.measure(10, {"sparse": SparseBayesian}, (rows,))
-        .groupby("method")
-        .mean(numeric_only=True)
-    )
-    assert mean.nMSE["sparse"] < mean.nMSE["RidgeCV, per torque"] - 0.005
-    assert mean.nMSE["sparse"] < mean.nMSE["ARDRegression, per torque"]
-    assert 0.85 <= mean.coverage["sparse"] <= 0.92
+    peers = ["RidgeCV (per task)", "ARDRegression (per task)"]
+    mean = means(SARCOS, rows, 10, "SparseBayesian", *peers)
+    assert mean.nMSE["SparseBayesian"] < mean.nMSE["RidgeCV (per task)"] - 0.005
+    assert mean.nMSE["SparseBayesian"] < mean.nMSE["ARDRegression (per task)"]
+    assert 0.85 <= mean.coverage["SparseBayesian"] <= 0.92
 
 
 def test_sparse_prior_on_school() -> None:
     """Nothing is sparse there: a little below the shared prior, and no worse."""
-    mean = school.measure(3, {"sparse": SparseBayesian}).groupby("method").mean()
-    assert mean.EV_global["sparse"] >= 0.375
+    assert means(SCHOOL, "", 3, "SparseBayesian").EV_global.item() >= 0.375
 
 
 def test_centre_does_not_collapse() -> None:
     """At 20 rows a task the shared prior is worth as much as pooling, up to 1 %."""
-    priors = {"pooled": PooledTasks, "shared": lambda: SharedGaussian("isotropic")}
-    mean = sentiment.measure(2, (20,), priors).groupby("method").mean(numeric_only=True)
-    assert mean.accuracy["shared"] >= 0.99 * mean.accuracy["pooled"]
+    mean = means(SENTIMENT, "20", 2, "PooledTasks", "SharedGaussian (isotropic)")
+    shared = mean.accuracy["SharedGaussian (isotropic)"]
+    assert shared >= 0.99 * mean.accuracy["PooledTasks"]
     # separate models, into which a collapse falls back, reach .62
-    assert mean.accuracy["shared"] >= 0.70
+    assert shared >= 0.70
 
 
-def test_planted_clusters() -> None:
-    right = [planted.found(4, "full", 4, seed)["ARI"] >= 0.95 for seed in range(10)]
-    assert sum(right) >= 9
-
-
-@pytest.mark.parametrize("covariance", ["diagonal", "isotropic"])
-def test_number_of_planted_clusters(covariance: str) -> None:
-    right = [planted.found("auto", covariance, 4, seed)["ARI"] >= 0.95 for seed in range(10)]
-    assert sum(right) >= 9
+@pytest.mark.parametrize(
+    "method", ["TaskClustering (C = 4)", "TaskClustering", "TaskClustering (isotropic)"]
+)
+def test_planted_clusters(method: str) -> None:
+    found = table(PLANTED, "4 clusters", 10, method)
+    assert (found.recovered >= 0.95).sum() >= 9
 
 
 def test_one_planted_cluster() -> None:
-    assert all(planted.found("auto", "full", 1, seed)["clusters"] == 1 for seed in range(10))
+    assert (table(PLANTED, "1 cluster", 10, "TaskClustering (full)").found == 1).all()
 
 
-@pytest.mark.parametrize("rows", planted.ROWS_OF_UNRELATED)
-@pytest.mark.parametrize(
-    "method", ["SharedGaussian", "SparseBayesian", "TaskClustering, C chosen"]
-)
-def test_unrelated_tasks_are_left_alone(method: str, rows: int) -> None:
-    ratios = []
-    for seed in range(5):
-        data, weights = planted.unrelated(seed, rows)
-        base = planted.error(IndependentTasks(), data, weights)
-        ratios.append(planted.error(planted.UNRELATED[method](), data, weights)[0] / base[0])
-    assert np.max(ratios) <= 1.02
+@pytest.mark.parametrize("rows", ["10", "30"])
+def test_unrelated_tasks_are_left_alone(rows: str) -> None:
+    methods = ["SharedGaussian (full)", "SparseBayesian", "TaskClustering"]
+    assert table(UNRELATED, rows, 5, *methods).ratio.max() <= 1.02
 
 
 def test_planted_tree() -> None:
-    found = pd.DataFrame(planted.found_tree(seed) for seed in range(10))
-    assert found.clades.mean() >= 0.92
-    assert found.clades.mean() >= found.linkage.mean() + 0.05
-    assert (found.mixing >= 0.8).all()
-    assert (found.error <= 0.85).all()
+    methods = ["LatentHierarchy", "SharedGaussian (diagonal)", "IndependentTasks"]
+    wide = table(PLANTED, "tree", 10, *methods).unstack()
+    clades = wide.recovered["LatentHierarchy"].mean()
+    assert clades >= 0.92
+    assert clades >= wide.recovered["IndependentTasks"].mean() + 0.05  # average linkage
+    assert (wide.found["LatentHierarchy"] >= 0.8).all()
+    ratio = wide.error["LatentHierarchy"] / wide.error["SharedGaussian (diagonal)"]
+    assert (ratio <= 0.85).all()
 
 
-@pytest.mark.parametrize("rows", planted.ROWS_OF_UNRELATED)
-def test_no_tree_where_there_is_none(rows: int) -> None:
-    for seed in range(5):
-        data, weights = planted.unrelated(seed, rows)
-        shared = planted.error(SharedGaussian("diagonal"), data, weights)[0]
-        assert planted.error(LatentHierarchy(), data, weights)[0] <= 1.02 * shared
+@pytest.mark.parametrize("rows", ["10", "30"])
+def test_no_tree_where_there_is_none(rows: str) -> None:
+    ratio = table(UNRELATED, rows, 5, "LatentHierarchy", "SharedGaussian (diagonal)").ratio
+    wide = ratio.unstack()
+    assert (wide["LatentHierarchy"] <= 1.02 * wide["SharedGaussian (diagonal)"]).all()
 
 
 def test_school_has_no_tree() -> None:
-    priors = {"shared": SharedGaussian, "hierarchy": lambda: LatentHierarchy("full")}
-    mean = school.measure(3, priors).groupby("method").mean()
-    assert abs(mean.EV_global["hierarchy"] - mean.EV_global["shared"]) <= 0.003
+    tree = library.numbers({"tree": lambda: LatentHierarchy("full")})
+    protocol = dataclasses.replace(SCHOOL, methods={**SCHOOL.methods, **tree})
+    mean = means(protocol, "", 3, "tree", "SharedGaussian (full)")
+    assert abs(mean.EV_global["tree"] - mean.EV_global["SharedGaussian (full)"]) <= 0.003
 
 
 def test_landmine_along_a_tree() -> None:
-    priors = {"shared": lambda: SharedGaussian("diagonal"), "hierarchy": LatentHierarchy}
-    table = landmine.measure(10, (80,), priors)
-    wide = table.pivot_table(index="split", columns="method", values="AUC")
-    assert (wide.hierarchy >= wide.shared).sum() >= 7
+    auc = table(LANDMINE, "80", 10, "LatentHierarchy", "SharedGaussian (diagonal)").AUC.unstack()
+    assert (auc["LatentHierarchy"] >= auc["SharedGaussian (diagonal)"]).sum() >= 7

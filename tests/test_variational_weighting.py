@@ -9,10 +9,7 @@ import torch
 from bmm_multitask_learning import (
     NUTS,
     SVI,
-    Bernoulli,
-    Categorical,
     CoordinateAscent,
-    Gaussian,
     IndependentTasks,
     MultitaskModel,
     TaskData,
@@ -30,7 +27,6 @@ from bmm_multitask_learning.priors.mixtures import (
     weighted_sum,
 )
 
-from . import asserts
 from .asserts import losses_of_unrelated
 from .cases import LIKELIHOODS, make_data
 from .engines.test_coordinate_ascent import assert_never_falls
@@ -218,32 +214,7 @@ def test_weights_stay_finite_over_5000_steps():
     assert float(model.prior.share.min()) > 0
 
 
-# ---- conformance --------------------------------------------------------------------------
-
-
-def test_event_shape(mixture):
-    asserts.assert_event_shape(lambda: fixed(mixture), 4)
-
-
-def test_prior_matters(mixture):
-    asserts.assert_prior_matters(lambda: fixed(mixture))
-
-
-def test_recovers_truth():
-    asserts.assert_recovers_truth(VariationalWeighting)
-
-
-@pytest.mark.parametrize("likelihood", [Gaussian, lambda: Categorical(4)])
-def test_save_load_same_prediction(mixture, likelihood, tmp_path):
-    data = make_data("gaussian" if likelihood is Gaussian else "categorical")
-    asserts.assert_save_load_same_prediction(lambda: fixed(mixture), likelihood, data, tmp_path)
-
-
-@pytest.mark.parametrize("engine", [CoordinateAscent(max_iter=3), SVI(steps=4, batch_size=8)])
-def test_deterministic_and_without_a_trace(mixture, engine):
-    data = make_data("bernoulli", num_features=2)
-    for check in (asserts.assert_deterministic_given_seed, asserts.assert_leaves_no_trace):
-        check(lambda: fixed(mixture), Bernoulli, data, engine)
+# ---- engines, new tasks -------------------------------------------------------------------
 
 
 def test_svi_stays_near_the_closed_form():

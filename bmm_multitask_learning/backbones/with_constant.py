@@ -7,6 +7,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from .mlp import MLP
+
 
 @final
 class WithConstant(nn.Module):
@@ -28,3 +30,20 @@ class WithConstant(nn.Module):
         """Features (N, 1 + D)."""
         phi = self.backbone(x)
         return torch.cat([torch.ones_like(phi[:, :1]), phi], -1)
+
+
+def with_constant(backbone: nn.Module | None) -> nn.Module:
+    """The backbone, or the inputs themselves, after a constant unless it gives one already.
+
+    Args:
+        backbone: from inputs (N, ...) to features (N, D), or None.
+
+    Example:
+        >>> with_constant(None)(torch.zeros(2, 3)).shape
+        torch.Size([2, 4])
+        >>> with_constant(MLP(3, [5])).hidden
+        (5,)
+    """
+    if isinstance(backbone, MLP) and backbone.constant:
+        return backbone
+    return WithConstant(nn.Identity() if backbone is None else backbone)

@@ -6,6 +6,7 @@ from bmm_multitask_learning.datasets.landmine import fetch_landmine
 from bmm_multitask_learning.datasets.mixing import MixingTruth, make_mixing
 from bmm_multitask_learning.datasets.office_caltech import fetch_office_caltech10
 from bmm_multitask_learning.datasets.parkinsons import fetch_parkinsons
+from bmm_multitask_learning.datasets.rotated_mnist import fetch_rotated_mnist
 from bmm_multitask_learning.datasets.sarcos import fetch_sarcos
 from bmm_multitask_learning.datasets.school import fetch_school
 from bmm_multitask_learning.datasets.sentiment import fetch_sentiment
@@ -21,6 +22,7 @@ __all__ = [
     "fetch_landmine",
     "fetch_office_caltech10",
     "fetch_parkinsons",
+    "fetch_rotated_mnist",
     "fetch_sarcos",
     "fetch_school",
     "fetch_sentiment",

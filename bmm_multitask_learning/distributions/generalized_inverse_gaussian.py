@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -17,6 +17,55 @@ NO_SAMPLES = torch.Size()
 # The density is integrated where its logarithm lies within 40 of the maximum: e⁻⁴⁰ < 1e-17.
 _DEPTH = 40.0
 _NODES = 512
+
+
+class GIG(NamedTuple):
+    r"""The numbers $(\omega, \chi, \varphi)$ of a `GeneralizedInverseGaussian`, to give a prior.
+
+    Its constructors name the members that the literature has names for. $\gamma$ is a *precision*:
+    what it makes of Gaussian weights is said beside each. Plain numbers, so that it can be saved,
+    cloned and compared.
+
+    Args:
+        order: $\omega$.
+        chi: $\chi \ge 0$, in units of $\gamma$.
+        phi: $\varphi \ge 0$, in units of $1/\gamma$.
+
+    Example:
+        >>> GIG.gamma(1.5, 0.5)
+        GIG(order=1.5, chi=0.0, phi=1.0)
+
+    References:
+        Archambeau, Guo and Zoeter, Sparse Bayesian multi-task learning, NIPS 24 (2011), section 2.
+    """
+
+    order: float
+    chi: float
+    phi: float
+
+    @classmethod
+    def gamma(cls, shape: float, rate: float) -> GIG:
+        r"""$\gamma \sim \mathrm{Gamma}(a, b)$, $\chi = 0$: weights are a matrix Student-t."""
+        return cls(shape, 0.0, 2 * rate)
+
+    @classmethod
+    def inverse_gamma(cls, shape: float, scale: float) -> GIG:
+        r"""$1/\gamma \sim \mathrm{Gamma}(a, b)$, $\varphi = 0$: weights are a matrix Laplace."""
+        return cls(-shape, 2 * scale, 0.0)
+
+    @classmethod
+    def inverse_gaussian(cls, mean: float, shape: float) -> GIG:
+        r"""Mean $\mu$, shape $\lambda$: $(-\tfrac12, \lambda, \lambda/\mu^2)$."""
+        return cls(-0.5, shape, shape / mean**2)
+
+    @classmethod
+    def jeffreys(cls, width: float = 1e4) -> GIG:
+        r"""$p(\gamma) \propto 1/\gamma$ from 1/width to width, and falling beyond: matrix ARD.
+
+        Jeffreys' prior itself, $\omega = \chi = \varphi = 0$, is no law: no evidence could be
+        computed under it. Here $\chi = \varphi = 1/\text{width}$.
+        """
+        return cls(0.0, 1 / width, 1 / width)
 
 
 class GeneralizedInverseGaussian(TorchDistribution):
@@ -70,21 +119,6 @@ class GeneralizedInverseGaussian(TorchDistribution):
                 "the law needs order > 0 where chi = 0, and order < 0 where phi = 0; got order "
                 f"{self.order.tolist()}, chi {self.chi.tolist()}, phi {self.phi.tolist()}."
             )
-
-    @classmethod
-    def gamma(cls, shape: Tensor, rate: Tensor) -> GeneralizedInverseGaussian:
-        r"""$\mathrm{Gamma}(a, b)$: a matrix Student-t in the scale mixture."""
-        return cls(shape, torch.zeros_like(rate), 2 * rate)
-
-    @classmethod
-    def inverse_gamma(cls, shape: Tensor, scale: Tensor) -> GeneralizedInverseGaussian:
-        r"""$1/\gamma \sim \mathrm{Gamma}(a, b)$: a matrix Laplace in the scale mixture."""
-        return cls(-shape, 2 * scale, torch.zeros_like(scale))
-
-    @classmethod
-    def inverse_gaussian(cls, mean: Tensor, shape: Tensor) -> GeneralizedInverseGaussian:
-        r"""Inverse Gaussian of mean $\mu$ and shape $\lambda$: normal inverse Gaussian weights."""
-        return cls(torch.full_like(mean, -0.5), shape, shape / mean.square())
 
     def expand(self, batch_shape: _size, _instance: Any = None) -> GeneralizedInverseGaussian:
         parts = (part.expand(torch.Size(batch_shape)) for part in (self.order, self.chi, self.phi))

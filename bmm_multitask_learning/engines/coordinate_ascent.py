@@ -5,21 +5,19 @@ hyperparameters of prior and likelihood and the local parameters of the likeliho
 reports, $\log p(D, \eta)$ or a lower bound on it, never falls. EM's steps are extrapolated
 (SQUAREM) in unconstrained coordinates; an extrapolation that does not raise the bound is undone.
 
-A tangent bound such as Pólya-Gamma's pulls the weights towards zero and makes their variances too
-small. So at the hyperparameters found, the bound's factors give way to the best Gaussian ones, and
-what is reported last is the ELBO of these: what `SVI` ascends, at fixed hyperparameters.
+A tangent bound such as Pólya-Gamma's pulls the weights towards zero and makes their variances and
+their population's too small. So where it has come near its optimum, the best Gaussian factors take
+its place, and the hyperparameters climb the ELBO of these (`elbo_ascent`): what `SVI` ascends.
 
 References:
     Varadhan and Roland, Simple and globally convergent methods for accelerating the convergence of
     any EM algorithm (2008), scheme S3.
-    Khan and Lin, Conjugate-computation variational inference (2017), for the last factors.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
@@ -31,13 +29,18 @@ from ..data import TaskData
 from ..hyperparameters import ProbabilisticModule, pack, unpack
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
-from ..sites import elbo, fold_statistics, refine, tasks_posterior
+from ..sites import fold_statistics
 from ..statistics import TaskStatistics
+from .elbo_ascent import ElboAscent
 from .result import FitResult
 
 if TYPE_CHECKING:
     from ..family import Family
     from ..model import MultitaskModel
+
+
+# Relative rise over a cycle at which a tangent bound gives way to the ELBO.
+_NEAR = 1e-3
 
 
 @final
@@ -111,17 +114,32 @@ class CoordinateAscent:
                 report = self._climb(ascent, bar)
                 count += 1
         history, converged = report
-        history.append(ascent.settle())
+        ascent.settle()
         return FitResult(history[-1], converged, tuple(history), "CoordinateAscent")
 
     def _climb(self, ascent: Ascent, bar: tqdm) -> tuple[list[float], bool]:
+        def advance(bound: float) -> None:
+            bar.update()
+            bar.set_postfix_str(f"bound {bound:.2f}", refresh=False)
+
+        history: list[float] = []
+        if ascent.best is None:
+            tol = self.tol if ascent.likelihood.exact else max(self.tol, _NEAR)
+            history, converged = self._climb_in_closed_form(ascent, tol, advance)
+        if not ascent.likelihood.exact:
+            tight, converged = ascent.tighten(self.max_iter, self.tol, advance)
+            history += tight
+        return history, converged
+
+    def _climb_in_closed_form(
+        self, ascent: Ascent, tol: float, advance: Callable[[float], None]
+    ) -> tuple[list[float], bool]:
         history = [ascent.step()]
         for _ in range(self.max_iter):
             before = history[-1]
             history += ascent.cycle(before)
-            bar.update()
-            bar.set_postfix_str(f"bound {history[-1]:.2f}", refresh=False)
-            if history[-1] - before <= self.tol * max(1.0, abs(before)):
+            advance(history[-1])
+            if history[-1] - before <= tol * max(1.0, abs(before)):
                 return history, True
         return history, False
 
@@ -147,8 +165,17 @@ class CoordinateAscent:
             history, converged = self._climb_with_backbone(model, data, ascents, progress=progress)
             count += 1
         with torch.no_grad():
-            history.append(sum(ascent.settle() for ascent in ascents.values()))
+            history.append(sum(self._finish(ascent) for ascent in ascents.values()))
         return FitResult(history[-1], converged, tuple(history), "CoordinateAscent")
+
+    def _finish(self, ascent: Ascent) -> float:
+        if ascent.likelihood.exact:
+            bound = float(ascent.bound(ascent.posterior()))
+        else:
+            history, _ = ascent.tighten(self.max_iter, self.tol, lambda _: None)
+            bound = history[-1]
+        ascent.settle()
+        return bound
 
     def _climb_with_backbone(
         self,
@@ -178,9 +205,13 @@ class Ascent:
         self.likelihood = quadratic(family)
         self.rows = rows
         self.summary = self.likelihood.summarise(rows)
+        # the best Gaussian factors, once `tighten` has found them
+        self.best: TaskStatistics | None = None
 
     def factors(self) -> TaskStatistics:
         """The factors of the tasks at the present state."""
+        if self.best is not None:
+            return self.best
         return self.likelihood.statistics(self.summary, self.likelihood.eta)
 
     def statistics(self) -> TaskStatistics:
@@ -260,35 +291,29 @@ class Ascent:
     def snapshot(self) -> Snapshot:
         """The present state, to `restore` later."""
         buffers = tuple(dict(module.named_buffers()) for module in self._modules())
-        return Snapshot(self.summary, buffers)
+        return Snapshot(self.summary, self.best, buffers)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make a snapshot the state again."""
-        self.summary = snapshot.summary
+        self.summary, self.best = snapshot.summary, snapshot.best
         for module, buffers in zip(self._modules(), snapshot.buffers, strict=True):
             for name, value in buffers.items():
                 module.register_buffer(name, value)
 
-    def settle(self) -> float:
-        """Keep the posterior of the best factors at these hyperparameters; returns its bound.
+    def tighten(
+        self, max_iter: int, tol: float, advance: Callable[[float], None]
+    ) -> tuple[list[float], bool]:
+        """Climb the ELBO; returns the bounds that were reached, and whether they converged."""
+        ascent = ElboAscent(self.prior, self.likelihood, self.rows, self.factors())
+        history, converged = ascent.climb(max_iter=max_iter, tol=tol, advance=advance)
+        self.best = ascent.factors
+        return history, converged
 
-        Of a mixture they are found only nearly, by the gradients of its components one by one. A
-        bound's own factors stay where these are no better, so that what is reported never falls.
-        """
-        factors, posterior = self.factors(), self.posterior()
-        bound = float(self.bound(posterior))
-        if not self.likelihood.exact:
-            given = partial(tasks_posterior, self.prior)
-            best = refine(given, self.likelihood, self.rows, factors)
-            refined = self.prior.condition(self.prior.reduce(best), self.prior.eta)
-            tasks = self.prior.expand(refined, best)
-            expected = elbo(self.likelihood, self.rows, tasks, best)
-            value = float(expected + self.log_hyperprior())
-            if value > bound:
-                factors, posterior, bound = best, refined, value
-        self.prior.settle(factors, self.prior.expand(posterior))
+    def settle(self) -> None:
+        """Keep the posterior of the present state."""
+        posterior = self.posterior()
+        self.prior.settle(self.factors(), self.prior.expand(posterior))
         self.family.set_posterior(posterior)
-        return bound
 
     def _modules(self) -> tuple[ProbabilisticModule, ProbabilisticModule]:
         return self.prior, self.likelihood
@@ -298,6 +323,7 @@ class Snapshot(NamedTuple):
     """Local parameters, and the buffers of prior and likelihood."""
 
     summary: Any
+    best: TaskStatistics | None
     buffers: tuple[dict[str, Tensor], ...]
 
 

@@ -169,6 +169,7 @@ def _publish(family: Family, rows: Rows, draws: Eta) -> float:
         summary = exact.summarise(rows)
         factors = torch.func.vmap(lambda one: vars(exact.statistics(summary, one)))(theta)
 
+    @torch.enable_grad()  # priors branch on values only where no gradient can be asked for
     def posterior_given(factor: dict[str, Tensor], one: Eta) -> dict[str, Tensor]:
         return prior.condition(prior.reduce(TaskStatistics(**factor)), one).tensors()
 

@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor, nn
 
-from ..backbones import MLP, WithConstant
+from ..backbones import with_constant
 from ..data import TaskData
 from ..data.arrays import ArrayLike, column_names, is_frame
 from ..data.labels import as_labels
@@ -163,8 +163,7 @@ class MultitaskEstimator(ReadOuts, BaseEstimator):  # type: ignore[misc]  # scik
         backbone = _copied(self.backbone, nn.Module, "backbone=MLP(num_features, [16])")
         if backbone is None:
             return None
-        constant = isinstance(backbone, MLP) and backbone.constant
-        return WithConstant(backbone) if self.fit_intercept and not constant else backbone
+        return with_constant(backbone) if self.fit_intercept else backbone
 
     def _as_data(
         self, X: Any, y: Any, task: Any, task_features: Any, sample_weight: Any, *, reset: bool

@@ -39,11 +39,11 @@ def logistic_constant(xi: Tensor) -> Tensor:
 class Bernoulli(QuadraticLikelihood[TiltedRows]):
     r"""$p(y_n = 1) = \sigma(f_n)$, the logistic function; several targets are independent labels.
 
-    The closed-form engine finds the hyperparameters by the bound, with $\omega = E[PG(1, \xi)]$
-    and $\xi_n^2 = E[f_n^2]$,
+    The closed-form engine starts by the bound, with $\omega = E[PG(1, \xi)]$ and
+    $\xi_n^2 = E[f_n^2]$,
     $$\log\sigma((2y-1)f) \ge (y - \tfrac12) f - \tfrac12 \omega f^2 + \log\sigma(\xi)
       - \tfrac\xi2 + \tfrac12\omega\xi^2,$$
-    and then the weights' posterior by the best Gaussian factors (`sites.refine`).
+    and then climbs the ELBO of the best Gaussian factors (`engines.elbo_ascent`).
 
     References:
         Polson, Scott and Windle, Bayesian inference for logistic models using Pólya-Gamma latent

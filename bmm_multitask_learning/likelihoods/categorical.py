@@ -34,12 +34,11 @@ class TiltedClasses:
 class Categorical(QuadraticLikelihood[TiltedClasses]):
     r"""$p(y_n = c) \propto e^{f_{nc}}$, one latent and one weight vector a class.
 
-    The closed-form engine finds the hyperparameters by Bouchard's bound with the Pólya-Gamma bound
-    of each term,
+    The closed-form engine starts by Bouchard's bound with the Pólya-Gamma bound of each term,
     $$\log \sum_c e^{f_c} \le \alpha + \sum_c \log(1 + e^{f_c - \alpha}),$$
     which leaves the classes' weights independent given the hyperparameters. The bound is loose for
-    uncertain latents, so that the weights' posterior is then found by the best Gaussian factors
-    (`sites.refine`), as independent.
+    uncertain latents, so that weights and hyperparameters are then found by the best Gaussian
+    factors (`engines.elbo_ascent`), the classes' weights independent in them.
 
     Args:
         num_classes: O, at least 2. Targets are 0 .. O-1.

@@ -12,6 +12,7 @@ Where the legend stands above the axis, a title needs room: `ax.set_title("...",
 from bmm_multitask_learning.plots.convergence import bound
 from bmm_multitask_learning.plots.estimates import forest, predictions
 from bmm_multitask_learning.plots.mixing import mixing
+from bmm_multitask_learning.plots.patterns import patterns
 from bmm_multitask_learning.plots.quality import calibration, coverage, reliability
 from bmm_multitask_learning.plots.relevance import relevance
 from bmm_multitask_learning.plots.structure import relations, responsibilities
@@ -24,6 +25,7 @@ __all__ = [
     "coverage",
     "forest",
     "mixing",
+    "patterns",
     "predictions",
     "relations",
     "relevance",

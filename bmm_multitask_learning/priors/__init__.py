@@ -1,5 +1,6 @@
 """Priors over task weights: three references and the methods."""
 
+from ..distributions import GIG
 from .latent_hierarchy import LatentHierarchy
 from .ridge import IndependentTasks, PooledTasks
 from .shared_gaussian import SharedGaussian
@@ -10,6 +11,7 @@ from .task_prior import TaskPrior
 from .variational_weighting import VariationalWeighting
 
 __all__ = [
+    "GIG",
     "IndependentTasks",
     "LatentHierarchy",
     "PooledTasks",

@@ -18,10 +18,9 @@ from ..hyperparameters import Eta
 class Covariance(Protocol):
     r"""A covariance $\Sigma = (\ell\Lambda)^{-1}$: a shape $\Lambda$ and a level $\ell$.
 
-    The shape's prior has its mode at $\Psi^{-1}$ and is worth one task: it stays proper where
-    there are fewer tasks than features, and does not hide how tasks differ. The level's has its
-    mode at 1. MAP estimates are those of $(\Lambda, \ell)$; of $\Sigma$ and $\ell$ the joint mode
-    degenerates.
+    The shape's prior has its mode at $\Psi^{-1}$, the level's at 1. A diagonal shape's is worth
+    one task, a full one's D tasks: it has D times as many numbers to learn. MAP estimates are
+    those of $(\Lambda, \ell)$; of $\Sigma$ and $\ell$ the joint mode degenerates.
     """
 
     def reference(self, scatter: Tensor) -> Tensor:
@@ -67,19 +66,20 @@ def joint(law: TorchDistribution) -> TorchDistribution:
 
 @final
 class FullCovariance:
-    r"""$\Lambda \sim \mathrm{Wishart}(D+2, \Psi^{-1})$, $\ell \sim \mathrm{Ga}(1 + D/2, D/2)$.
+    r"""$\Lambda \sim \mathrm{Wishart}(2D+1, (D\Psi)^{-1})$, $\ell \sim \mathrm{Ga}(1 + D/2, D/2)$.
 
-    The shape is shrunk towards that of $\Psi$ as if by one task; how large the covariance is
-    overall is left to the data.
+    The shape is shrunk towards that of $\Psi$ as if by D tasks: with as many tasks as features,
+    prior and data count alike. How large the covariance is overall is left to the data.
     """
 
     def reference(self, scatter: Tensor) -> Tensor:
         return scatter
 
     def hyperprior(self, scatter: Tensor) -> Eta:
-        df = scatter.new_full(scatter.shape[:-1], scatter.shape[-1] + 2.0)
+        D = scatter.shape[-1]
+        df = scatter.new_full(scatter.shape[:-1], 2.0 * D + 1)
         return {
-            "precision": pyro.sample("precision", joint(Wishart(df, scatter))),
+            "precision": pyro.sample("precision", joint(Wishart(df, D * scatter))),
             "level": _sample_level(scatter),
         }
 
@@ -104,17 +104,18 @@ class FullCovariance:
         return matrix
 
     def update(self, eta: Eta, outer: Tensor, count: Tensor, scatter: Tensor) -> Eta:
-        # Λ⁻¹ = ( Ψ + ℓS ) / ( 1 + count )
-        total = torch.diag_embed(scatter) + eta["level"][..., None, None] * outer
-        inverse = total / (1 + count)[..., None, None]
+        # Λ⁻¹ = ( DΨ + ℓS ) / ( D + count )
+        D = scatter.shape[-1]
+        total = torch.diag_embed(D * scatter) + eta["level"][..., None, None] * outer
+        inverse = total / (D + count)[..., None, None]
         # the precision itself is the hyperparameter
         precision = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
-        level = _level((precision * outer).sum((-2, -1)), count, scatter.shape[-1])
+        level = _level((precision * outer).sum((-2, -1)), count, D)
         return {"precision": precision, "level": level}
 
     def charge(self, count: Tensor, num_features: int) -> Tensor:
         D = num_features
-        shape = 0.25 * D * (D + 1) * torch.log1p(count)
+        shape = 0.25 * D * (D + 1) * torch.log1p(count / D)
         return shape + 0.5 * torch.log1p(count)
 
 

@@ -8,10 +8,13 @@ so that $W \sim N(0, \Sigma \otimes S)$ with $\Sigma = VV^\top + I$. One precisi
 group of features, which all tasks share, switches the group on or off. W and z are integrated out
 together whenever $\eta = (V, \gamma, \tau)$ moves.
 
+With `covariance="full"` the features of a group covary too:
+$S = \tau\,\Psi^{1/2}\,\mathrm{blockdiag}(\Omega_g / \gamma_g)\,\Psi^{1/2}$.
+
 What differs from the paper: there every factor has a q of its own, under which the low rank may
-die; here V, $\gamma$ and $\tau$ are MAP under the exact evidence. The covariance within a group,
-$\Omega_g$, is diagonal. $\tau$ scales S alone: in $\Sigma$ it is not identified beside $\gamma$.
-V's prior has heavy tails.
+die; here V, $\gamma$, $\Omega$ and $\tau$ are MAP under the exact evidence (under the bound of
+q(W) q(z) where `factorised`). $\tau$ scales S alone: in $\Sigma$ it is not identified beside
+$\gamma$. V's prior has heavy tails.
 
 References:
     Archambeau, Guo and Zoeter, Sparse Bayesian multi-task learning, NIPS 24 (2011).
@@ -19,8 +22,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +32,23 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..distributions import GeneralizedInverseGaussian, MatrixNormal, SphericalCauchy
-from ..gaussian import DiagonalScale, condition_tasks
+from ..distributions import (
+    GIG,
+    GeneralizedInverseGaussian,
+    MatrixNormal,
+    SphericalCauchy,
+)
+from ..gaussian import DenseScale, DiagonalScale, Scale
 from ..hyperparameters import Eta
 from ..posterior import Centre, WeightPosterior, mixture_posterior
 from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import correlation, identity, joint
+from .patterns import condition_patterns
 from .task_prior import TaskPrior
+from .within_groups import WithinGroups, group_codes
+
+_DENSE_AT_A_TENTH = GIG(order=0.5, chi=0.1, phi=1e-4)
 
 
 @final
@@ -51,17 +63,23 @@ class SparseBayesian(TaskPrior):
         groups: (D,) whole numbers that give each feature its group; None: a group a feature. With
             one number less than the model has features, the first feature, an estimator's
             intercept, is a group of its own before the others.
-        rank: R, columns of V: how many patterns of weights the tasks share. Each has K numbers
-            that are fitted, not integrated out: more of them take many features.
-        mixing: $(\omega, \chi, \varphi)$ of the generalized inverse Gaussian prior of each
-            precision $\gamma_g$. $\chi = 0$ is a Gamma (weights a matrix Student-t),
-            $\varphi = 0$ an inverse Gamma (matrix Laplace). The default is densest at 0.1 and
-            has a tail up to 10000, so that a group can be switched off; (1.5, 0, 1) holds all
-            groups near one size.
+        rank: R, columns of V: how many patterns of weights the tasks share, at most. Each has K
+            numbers that are fitted; those that are not worth their `complexity` are 0. Without
+            any, tasks share which features matter and nothing else.
+        hyperprior: law of each precision $\gamma_g$, a `GIG` or its three numbers
+            $(\omega, \chi, \varphi)$: `GIG.gamma(shape, rate)` makes weights a matrix Student-t,
+            `GIG.inverse_gamma` a matrix Laplace, `GIG.jeffreys()` ARD. The default is densest at
+            0.1 and has a tail up to 10000, so that a group can be switched off;
+            `GIG.gamma(1.5, 0.5)` holds all groups near one size. The scale of $\gamma$, by which
+            $\chi$ and $\varphi$ could be fitted, is $\tau$, which is.
+        covariance: "diagonal", or "full" for a matrix $\Omega_g$ within each group of several
+            features, $\Omega_g^{-1} \sim \mathrm{Wishart}(D_g + 2, I)$, worth one task.
+        factorised: whether the closed form keeps weights and patterns apart, q(W) q(z), as the
+            paper does, in place of integrating out both together. For comparison.
 
     Raises:
         ValueError: for groups that are no whole numbers or do not fit the features, a rank below
-            1, or a `mixing` that is no law.
+            1, another `covariance`, or a `hyperprior` that is no law.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, SparseBayesian, datasets, fit
@@ -75,33 +93,37 @@ class SparseBayesian(TaskPrior):
         Archambeau, Guo and Zoeter (2011).
     """
 
+    attributes: ClassVar[Mapping[str, str]] = {"hyperprior": "precision_law"}
+
     group: Tensor
     loading: Tensor
     precision: Tensor
     level: Tensor
     relevance: Tensor
+    loading_information: Tensor
 
     def __init__(
         self,
         groups: Sequence[int] | npt.NDArray[np.integer] | Tensor | None = None,
         rank: int = 1,
+        hyperprior: Sequence[float] = _DENSE_AT_A_TENTH,
         *,
-        mixing: tuple[float, float, float] = (0.5, 0.1, 1e-4),
+        covariance: Literal["diagonal", "full"] = "diagonal",
+        factorised: bool = False,
     ) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank must be at least 1; got {rank}.")
-        order, chi, phi = mixing
-        if not (chi >= 0 and phi >= 0 and (chi > 0 or order >= 1) and (phi > 0 or order < 0)):
-            raise ValueError(
-                "mixing must be (order, chi, phi) with chi >= 0, phi >= 0, order >= 1 where "
-                "chi = 0 (below 1 the density is infinite at a precision of 0), and order < 0 "
-                f"where phi = 0; got {mixing}."
-            )
+        if rank < 0:
+            raise ValueError(f"rank must be at least 0; got {rank}.")
+        if covariance not in ("diagonal", "full"):
+            raise ValueError(f'covariance must be "diagonal" or "full"; got {covariance!r}.')
         self.groups = groups
         self.rank = rank
-        self.mixing = mixing
-        self._codes = None if groups is None else _codes(groups)
+        self.precision_law = hyperprior
+        self.covariance = covariance
+        self.factorised = factorised
+        self.exact = not factorised
+        self._law = _checked(hyperprior)
+        self._codes = None if groups is None else group_codes(groups)
 
     # ---- generative half ----------------------------------------------------------------------
 
@@ -122,30 +144,48 @@ class SparseBayesian(TaskPrior):
         self.register_buffer("precision", like.new_ones(num_groups))
         self.register_buffer("level", like.new_ones(1))
         self.register_buffer("relevance", like.new_ones(num_groups))
+        self.register_buffer("loading_information", like.new_zeros(K, self.rank, self.rank))
+        form = WithinGroups.of if self.covariance == "full" else WithinGroups.diagonal
+        self._within = form(group)
+        for name, value in self._within.mode(like).items():
+            self.register_buffer(name, value)
 
     def hyperprior(self) -> Eta:
         half = torch.full_like(self.level, 0.5 * self.sizes.num_features)
         law = GeneralizedInverseGaussian(*self._mixing())
-        return {
-            "loading": pyro.sample("loading", joint(SphericalCauchy(self.loading))),
+        eta = {
             "precision": pyro.sample("precision", joint(law)),
             "level": pyro.sample("level", dist.Gamma(1 + half, half).to_event(1)),
         }
+        if self.rank:
+            eta["loading"] = pyro.sample("loading", joint(SphericalCauchy(self.loading)))
+        return {**eta, **self._within.hyperprior(self.level)}
 
     def forward(self, eta: Eta) -> MatrixNormal:
-        root = torch.diag_embed(self._variance(eta).sqrt())
-        return MatrixNormal(torch.linalg.cholesky(_task_law(eta["loading"])), root)
+        return MatrixNormal(
+            torch.linalg.cholesky(_task_law(self._loading(eta))), self._scale(eta).root
+        )
+
+    def _loading(self, eta: Eta) -> Tensor:
+        """(..., R, K); with rank 0 it is no hyperparameter."""
+        return eta["loading"] if self.rank else self.loading
 
     def _mixing(self) -> tuple[Tensor, Tensor, Tensor]:
         """ω, χ and φ, each (G,)."""
-        order, chi, phi = self.mixing
-        ones = torch.ones_like(self.precision)
-        return order * ones, chi * ones, phi * ones
+        order, chi, phi = (torch.full_like(self.precision, value) for value in self._law)
+        return order, chi, phi
 
     def _variance(self, eta: Eta) -> Tensor:
-        """S, the diagonal of the covariance of a task's own part, (..., O, D)."""
+        """S without Ω, the diagonal of the covariance of a task's own part, (..., O, D)."""
         precision = (eta["level"] * eta["precision"])[..., self.group]
         return self.scatter / precision[..., None, :]
+
+    def _scale(self, eta: Eta) -> Scale:
+        """A square root of S."""
+        std = self._variance(eta).sqrt()
+        if not self._within.blocks:
+            return DiagonalScale(std)
+        return DenseScale(std[..., None] * self._within.root(eta, std)[..., None, :, :])
 
     # ---- closed-form half ---------------------------------------------------------------------
 
@@ -159,83 +199,76 @@ class SparseBayesian(TaskPrior):
         ridge = mixture_posterior(statistics, zero, torch.zeros_like(std), DiagonalScale(std))
         white = (ridge.means[:, 0] / std).flatten(1)  # (K, O D)
         left, size, _ = torch.linalg.svd(white, full_matrices=False)
-        used = min(self.rank, len(size))
+        used = min(self.rank - start, len(size))
         loading = torch.zeros_like(self.loading)
         # the rest is the tasks' own, or a sixteenth of the whole where nothing is left
         own = (size[used:].square().sum() + size.square().sum() / 16) / len(white)
         own = own.clamp(min=torch.finfo(own.dtype).tiny)
         loading[:used] = (left[:, :used] * size[:used]).mT / own.sqrt()
         ones = torch.ones_like(self.precision)
-        self.set_eta({"loading": loading, "precision": ones, "level": ones[:1]})
+        shapes = self._within.mode(ones)
+        self.set_eta({"loading": loading, "precision": ones, "level": ones[:1], **shapes})
+
+    def more_starts(self, scores: list[float]) -> bool:
+        # a pattern less each time, until that is worse: a pattern that starts at 0 stays there
+        return not scores or (len(scores) <= self.rank and scores[-1] == max(scores))
+
+    def complexity(self) -> float:
+        r"""What Laplace's method charges for V, so that numbers of patterns compare.
+
+        $\tfrac12 \sum_k \log|I + H_k / \alpha_0|$ with $H_k$ the curvature of task k's evidence in
+        its R loadings, the patterns at their mean, and $\alpha_0 = (K + 1)/K$ that of the prior
+        at its mode, zero, where there is nothing to charge.
+        """
+        K = self.sizes.num_tasks
+        curvature = identity(self.rank, self.level) + self.loading_information * K / (K + 1)
+        return 0.5 * float(torch.logdet(curvature).sum())
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
-        scale = DiagonalScale(self._variance(eta).sqrt())
-        V = eta["loading"].mT  # (K, R)
-        D = self.sizes.num_features
-        pieces = condition_tasks(statistics, scale)
-        inverse = torch.cat([piece.inverse_factor for piece in pieces])
-        own = torch.cat([piece.v for piece in pieces])  # v_k = C̃_k h̃_k, (K, O, D)
-        spread = inverse.mT @ inverse  # C̃_k
-        # z = L ζ:  P = I + Σ_k V_k V_kᵀ ⊗ (I − C̃_k),  ζ̂ = P⁻¹ Σ_k V_k ⊗ v_k
-        precision = torch.einsum("kr,ks,koij->orisj", V, V, identity(D, own) - spread)
-        precision = precision.flatten(-2).flatten(-3, -2)
-        precision = precision + identity(self.rank * D, own)
-        factor = torch.linalg.cholesky(precision)
-        linear = torch.einsum("kr,kod->ord", V, own).flatten(1)[..., None]
-        patterns = torch.cholesky_solve(linear, factor)  # (O, R D, 1)
-        # P^{-1/2} is wanted as such: it carries the patterns' uncertainty to every task
-        whole = identity(self.rank * D, own).expand_as(factor)
-        root = torch.linalg.solve_triangular(factor, whole, upper=False).mT
-        # log p(D | η) = Σ_k log Z_k(0) + ½ (ΣVv)ᵀ P⁻¹ (ΣVv) − ½ log|P|
-        log_normaliser = (
-            torch.cat([piece.log_normaliser for piece in pieces]).sum()
-            + 0.5 * (linear * patterns).sum()
-            - factor.diagonal(dim1=-2, dim2=-1).log().sum()
+        scale = self._scale(eta)
+        known = condition_patterns(
+            statistics, scale, self._loading(eta).mT, factorised=self.factorised
         )
-        # w_k | ζ ~ N(L (v_k + C̃_k Σ_r V_kr ζ_r), L C̃_k Lᵀ)
-        shared = torch.cat([root, patterns], -1).unflatten(1, (self.rank, D))
-        shared = torch.einsum("kr,ordj->kodj", V, shared)
-        told = spread @ shared
-        mean = own + told[..., -1]
-        # tr(Ã (C̃ + C̃ B Bᵀ C̃)) with Ã C̃ = I − C̃
-        effective = torch.cat([piece.effective() for piece in pieces])
-        common, told = shared[..., :-1], told[..., :-1]
-        effective = effective + ((common - told) * told).sum((-2, -1))
-        std = scale.std.repeat(1, self.rank)
+        # z in the weights' units, each pattern by itself
+        z = scale.apply(known.patterns.movedim(1, 0)).movedim(0, 1).flatten(1, 2)[None]
         return WeightPosterior(
-            log_weights=mean.new_zeros(len(mean), 1),
-            means=(scale.std * mean)[:, None],
-            roots=Roots(scale.apply(inverse.mT)[:, None], scale.apply(told)[:, None]),
-            log_normaliser=log_normaliser,
-            effective=effective[:, None],
-            shared=Centre((std * patterns[..., 0])[None], (std[..., None] * root)[None]),
+            log_weights=known.mean.new_zeros(len(known.mean), 1),
+            means=scale.apply(known.mean[..., None])[:, None, ..., 0],
+            roots=Roots(scale.apply(known.own)[:, None], scale.apply(known.common)[:, None]),
+            log_normaliser=known.log_normaliser,
+            effective=known.effective[:, None],
+            shared=Centre(z[..., -1], z[..., :-1]),
         )
 
     def update(self, posterior: WeightPosterior) -> None:
         K, O, D = posterior.means[:, 0].shape
         R = self.rank
         centre = posterior.centre()
-        z, root = centre.mean[0].unflatten(-1, (R, D)), centre.root[0].unflatten(1, (R, D))
-        w, common = posterior.means[:, 0], posterior.roots.common[:, 0]
-        # second moments over q(W, z), each weight by itself
-        zz = torch.einsum("ord,osd->rsod", z, z) + torch.einsum("ordj,osdj->rsod", root, root)
-        wz = torch.einsum("kod,ord->krod", w, z) + torch.einsum("kodj,ordj->krod", common, root)
-        ww = (w.square() + posterior.roots.variance()[:, 0]).sum(0)
+        psi = self.scatter.sqrt()[..., None]
+        # mean and root beside each other: E[x xᵀ] is the sum of squares of columns, in units of Ψ
+        z = torch.cat([centre.root, centre.mean[..., None]], -1)[0].unflatten(1, (R, D))
+        z = z / psi[:, None]  # (O, R, D, J)
+        own, common = posterior.roots.own[:, 0] / psi, posterior.roots.common[:, 0]
+        w = torch.cat([common, posterior.means[:, 0, ..., None]], -1) / psi  # (K, O, D, J)
         # α_r = (K + 1) / (K + ‖V_r‖²),  V = E[W S⁻¹ Zᵀ] ( E[Z S⁻¹ Zᵀ] + diag α )⁻¹
-        variance = self._variance(self.eta)
+        within, scaled = self._within, (self.level * self.precision)[self.group]
+        weighed = scaled[:, None] * (within.precision(self.eta, z) @ z)
         alpha = (K + 1) / (K + self.loading.square().sum(-1))
-        gram = (zz / variance).sum((-2, -1)) + torch.diag(alpha)
-        loading = torch.cholesky_solve(
-            (wz / variance).sum((-2, -1)).mT, torch.linalg.cholesky(gram)
-        )
+        gram = torch.einsum("ordj,osdj->rs", weighed, z) + torch.diag(alpha)
+        cross = torch.einsum("ordj,kodj->rk", weighed, w)
+        loading = torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
+        # H_k = ẑᵀ ( S⁻¹ − S⁻¹ C_k S⁻¹ ) ẑ,  C_k the covariance of what is the task's own
+        at = weighed[..., -1]
+        known = torch.einsum("kodi,ord->kori", own, at)
+        information = torch.einsum("ord,osd->rs", at, z[..., -1])
+        information = information - torch.einsum("kori,kosi->krs", known, known)
+        self.register_buffer("loading_information", information)
         # S_d = Σ_k E[(w_k − V_k z)²] + Σ_r E[z_r²]
-        square = (
-            ww
-            - 2 * torch.einsum("rk,krod->od", loading, wz)
-            + torch.einsum("rk,sk,rsod->od", loading, loading, zz)
-            + torch.einsum("rrod->od", zz)
-        )
-        square = self._per_group((square / self.scatter).sum(0))
+        rest = w - torch.einsum("rk,ordj->kodj", loading, z)
+        total = within.outer(rest) + within.outer(own) + within.outer(z.movedim(1, 0))
+        # Ω_g | rest, a matrix of O (K + R) vectors
+        shapes = within.update(self.eta, total, scaled, total.new_tensor(O * (K + R)))
+        square = self._per_group(within.squares(shapes, total))
         count = O * (K + R) * torch.bincount(self.group).to(square)
         # γ_g | rest ~ GIG(ω + n_g/2, χ, φ + ℓ S_g): its mode
         order, chi, phi = self._mixing()
@@ -244,7 +277,7 @@ class SparseBayesian(TaskPrior):
         )
         # ℓ = ( D + n ) / ( D + Σ_g γ_g S_g )
         level = (D + count.sum()) / (D + (law.mode * square).sum(-1, keepdim=True))
-        self.set_eta({"loading": loading, "precision": law.mode, "level": level})
+        self.set_eta({"loading": loading, "precision": law.mode, "level": level, **shapes})
 
     def _per_group(self, value: Tensor) -> Tensor:
         """Sums (G,) of values (D,) of the features."""
@@ -272,11 +305,10 @@ class SparseBayesian(TaskPrior):
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
         # w_new = Σ_r v_r z_r + e:  v has the mean and covariance of the rows of V
-        variance = self._variance(eta)
         D = self.sizes.num_features
-        variance = variance.expand(len(posterior.centre().mean), -1, -1)  # (C, O, D)
-        V = eta["loading"].expand(len(variance), self.rank, -1)
         centre = posterior.centre()
+        own_root = self._scale(eta).root.expand(len(centre.mean), -1, -1, -1)  # (C, O, D, D)
+        V = self._loading(eta).expand(len(centre.mean), self.rank, -1)
         z = centre.mean.unflatten(-1, (self.rank, D))  # (C, O, R, D)
         root = centre.root.unflatten(2, (self.rank, D))  # (C, O, R, D, R D)
         typical = V.mean(-1)
@@ -287,7 +319,7 @@ class SparseBayesian(TaskPrior):
         common = torch.einsum("cr,cordj->codj", typical, root)
         own = torch.cat(
             [
-                torch.diag_embed(variance.sqrt()),
+                own_root,
                 torch.einsum("crs,cord->cods", spread, z),
                 torch.einsum("crs,cordj->codsj", spread, root).flatten(-2),
             ],
@@ -320,11 +352,14 @@ def _task_law(loading: Tensor) -> Tensor:
     return loading.mT @ loading + identity(loading.shape[-1], loading)
 
 
-def _codes(groups: Sequence[int] | npt.NDArray[np.integer] | Tensor) -> npt.NDArray[np.int64]:
-    """Groups numbered 0..G-1 in sorted order."""
-    values = np.asarray(groups)
-    if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
+def _checked(hyperprior: Sequence[float]) -> GIG:
+    """A law whose density is finite; a ValueError says what it must be."""
+    law = GIG(*hyperprior)
+    order, chi, phi = law
+    if not (chi >= 0 and phi >= 0 and (chi > 0 or order >= 1) and (phi > 0 or order < 0)):
         raise ValueError(
-            f"groups must be a (D,) array of whole numbers, one for each feature; got {groups!r}."
+            "hyperprior must be GIG(order, chi, phi) with chi >= 0, phi >= 0, order >= 1 where "
+            "chi = 0 (below 1 the density is infinite at a precision of 0), and order < 0 "
+            f"where phi = 0; got {tuple(law)}."
         )
-    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+    return law

@@ -33,6 +33,9 @@ class TaskPrior(ProbabilisticModule):
     closed_form: bool = True
     """Whether `condition` integrates the weights out; False for a generative half alone."""
 
+    exact: bool = True
+    """Whether `condition` integrates the weights out exactly; False where it bounds from below."""
+
     generative: bool = True
     r"""Whether $p(W \mid \eta)$ stands without the data; False where it reads posteriors."""
 

@@ -9,7 +9,10 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NEEDS = {"school_clusters.ipynb": "school/school_malsar.mat"}
+NEEDS = {
+    "school_clusters.ipynb": "school/school_malsar.mat",
+    "sparse_bayesian.ipynb": "sarcos/sarcos_inv_test.mat",
+}
 
 log = logging.getLogger("mkdocs.hooks.notebooks")
 

@@ -1,1 +1,1 @@
-"""Benchmarks of accuracy and speed: `python -m tests.benchmarks NAME`."""
+"""Benchmarks of speed, run by hand: `python -m tests.benchmarks NAME`."""

@@ -1,0 +1,38 @@
+"""Protocols on real data and on planted truth, and the tables that they make.
+
+`bmm-mtl benchmark` runs them; see `protocol.Protocol` for what one is made of.
+"""
+
+from .landmine import LANDMINE
+from .office import OFFICE
+from .parkinsons import PARKINSONS
+from .planted import PLANTED
+from .protocol import Forecast, Metric, Problem, Protocol, Rows, Split
+from .results import Results, measure
+from .rotated_mnist import ROTATED_MNIST
+from .sarcos import SARCOS
+from .school import SCHOOL
+from .sentiment import SENTIMENT
+from .unrelated import UNRELATED
+from .yeast import YEAST
+
+__all__ = [
+    "LANDMINE",
+    "OFFICE",
+    "PARKINSONS",
+    "PLANTED",
+    "ROTATED_MNIST",
+    "SARCOS",
+    "SCHOOL",
+    "SENTIMENT",
+    "UNRELATED",
+    "YEAST",
+    "Forecast",
+    "Metric",
+    "Problem",
+    "Protocol",
+    "Results",
+    "Rows",
+    "Split",
+    "measure",
+]
