@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import scipy.cluster.hierarchy
@@ -46,7 +48,8 @@ def test_linkage_is_scipys():
 def test_cut_follows_the_clades():
     tree = random_tree(8, seed=3)
     left, right = tree.merges[-1].tolist()
-    sides = [{left} if left < 8 else tree.clades()[left - 8], tree.clades()[right - 8]]
+    clades = list(tree.clades())
+    sides = [{left} if left < 8 else clades[left - 8], clades[right - 8]]
     groups = tree.cut(2)
     assert {frozenset(np.flatnonzero(groups == g).tolist()) for g in (0, 1)} == {
         frozenset(side) for side in sides
@@ -61,13 +64,12 @@ def test_newick_quotes_names():
     assert random_tree(1).newick(["only"]) == "only;"
 
 
-def test_support_is_the_share_of_trees_with_the_clade():
-    tree = TaskTree(torch.tensor([[0, 1], [2, 3]]), torch.tensor([0.5, 1.0]))
-    other = TaskTree(torch.tensor([[1, 2], [0, 3]]), torch.tensor([0.2, 1.0]))
-    again = TaskTree(torch.tensor([[0, 1], [2, 3]]), torch.tensor([0.1, 1.0]))
-    supported = tree.supported_by([tree, other, again, again])
-    assert supported.support.tolist() == [0.75, 1.0]
-    assert supported.newick("abc") == "(c:1,(a:0.5,b:0.5)0.75:0.5)1;"
+def test_clades_carry_their_probabilities():
+    merges, heights = torch.tensor([[0, 1], [2, 3]]), torch.tensor([0.5, 1.0])
+    assert all(math.isnan(p) for p in TaskTree(merges, heights).clades().values())
+    tree = TaskTree(merges, heights, torch.tensor([0.75, 1.0]))
+    assert tree.clades() == {frozenset([0, 1]): 0.75, frozenset([0, 1, 2]): 1.0}
+    assert tree.newick("abc") == "(c:1,(a:0.5,b:0.5)0.75:0.5)1;"
 
 
 def test_inner_branches_of_length_zero_are_contracted():
@@ -234,7 +236,7 @@ def test_tasks_without_rows_meet_the_others_at_the_root(empty):
     found = find_tree(statistics, scale)
     correlation = found.correlation()
     assert torch.equal(correlation[empty], torch.eye(8).double()[empty])
-    assert len(found.clades()[-1]) == 8
+    assert len(list(found.clades())[-1]) == 8
     if rest:
         expected = find_tree(part, scale).correlation()
         torch.testing.assert_close(correlation[rest][:, rest], expected)
@@ -266,4 +268,4 @@ def test_identical_tasks_make_a_tree():
     )
     found = find_tree(same, DiagonalScale(torch.ones(1, 3).double()))
     assert torch.isfinite(found.heights).all()
-    assert len(found.clades()[-1]) == 5
+    assert len(list(found.clades())[-1]) == 5

@@ -24,6 +24,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,11 +32,15 @@ from ..distributions import BrownianTree
 from ..gaussian import DiagonalScale, Scale
 from ..hyperparameters import Eta
 from ..posterior import Centre, WeightPosterior
+from ..roots import Roots
 from ..sizes import free_memory
 from ..statistics import TaskStatistics
 from ..trees import TaskTree
+from ..trees.factors import Factor
 from ..trees.messages import Level, Upward, make_levels, pass_downward, pass_upward
+from ..trees.places import Newcomer, newcomer
 from ..trees.roots import TreeRoots
+from ..trees.sampling import weighed
 from ..trees.search import find_tree
 from ..trees.task_tree import caterpillar
 from .covariance import covariance_form, covariance_matrix
@@ -86,7 +91,9 @@ class LatentHierarchy(TaskPrior):
     centre_precision: Tensor
     merges: Tensor
     heights: Tensor
-    support: Tensor
+    attached: Tensor
+    leaf_precision: Tensor
+    leaf_linear: Tensor
     mixing_weight: Tensor
 
     def __init__(
@@ -110,22 +117,20 @@ class LatentHierarchy(TaskPrior):
             self.register_buffer(name, value)
         mixing = 0.0 if self.mixing == "auto" else self.mixing
         self._set_tree(caterpillar(self.sizes.num_tasks, like), mixing)
+        K, O, D = self.sizes.num_tasks, self.sizes.num_outputs, self.sizes.num_features
+        self.register_buffer("attached", like.new_zeros(0, K))
+        self.register_buffer("leaf_precision", like.new_zeros(K, 1, D, D))
+        self.register_buffer("leaf_linear", like.new_zeros(K, O, D))
 
     def _set_tree(self, tree: TaskTree, mixing: float) -> None:
         self.register_buffer("merges", tree.merges)
         self.register_buffer("heights", tree.heights)
-        known = torch.full_like(tree.heights, torch.nan) if tree.support is None else tree.support
-        self.register_buffer("support", known)
         self.register_buffer("mixing_weight", tree.heights.new_tensor(mixing))
 
     @property
     def tree(self) -> TaskTree:
-        """The tree that was found, whatever its weight `mixing_weight` is.
-
-        Its support is the share of five trees, each found without a fifth of every task's rows,
-        that have the clade.
-        """
-        return TaskTree(self.merges, self.heights, self.support)
+        """The tree that was found, whatever its weight `mixing_weight` is."""
+        return TaskTree(self.merges, self.heights)
 
     def hyperprior(self) -> Eta:
         return population_hyperprior(self.form, self.scatter)
@@ -186,8 +191,17 @@ class LatentHierarchy(TaskPrior):
             mixing = _MIXINGS[smallest_as_good(scores)]
         if mixing:
             self._check_memory()
-        self._set_tree(self._find(whole).supported_by(trees), mixing)
+        self._set_tree(self._find(whole), mixing)
         return mixing > 0
+
+    def _factors(self) -> tuple[Factor, Factor]:
+        """What the rows of each task and the centre's prior say, whitened by Σ, on the CPU."""
+        scale, white, linear = self._whitened(self.leaf_precision, self.leaf_linear, self.eta)
+        prior = self._centre_prior(scale, self.eta)
+        half = 0.5 * torch.linalg.slogdet(prior).logabsdet
+        leaves = Factor(torch.zeros_like(linear[..., 0]), linear, white)
+        centre = Factor(half[None], torch.zeros_like(linear[:1]), prior[None])
+        return leaves.cpu(), centre.cpu()
 
     def _check_memory(self) -> None:
         """Refuse, before the fit goes on, what its posterior cannot hold."""
@@ -221,16 +235,10 @@ class LatentHierarchy(TaskPrior):
     def _at_centre(
         self, statistics: TaskStatistics, eta: Eta, levels: tuple[Level, ...]
     ) -> _AtCentre:
-        scale = self.form.scale(eta, self.sizes.num_features)
-        # w = L x:  Ã = Lᵀ A L,  h̃ = Lᵀ b
-        white = scale.adjoint(scale.adjoint(statistics.A).mT)
-        linear = scale.adjoint(statistics.b[..., None])[..., 0]
-        white = white.expand(*linear.shape, linear.shape[-1])
+        scale, white, linear = self._whitened(statistics.A, statistics.b, eta)
         upward = pass_upward(levels, white, linear)
         # m = L μ:  T = Lᵀ S⁻¹ L,  Q = T + P,  μ̂ = Q⁻¹ h
-        variance = self.scatter / eta["centre_precision"][..., None]
-        half = scale.root / variance.sqrt()[..., None]
-        prior = half.mT @ half
+        prior = self._centre_prior(scale, eta)
         factor = torch.linalg.cholesky(prior + upward.precision)
         centre = torch.cholesky_solve(upward.linear[..., None], factor)[..., 0]
         # log p(D | η) = Σ c_k + Σ_i log Z_i + ½ hᵀ Q⁻¹ h − ½ log|Q| + ½ log|T|
@@ -242,6 +250,19 @@ class LatentHierarchy(TaskPrior):
             + 0.5 * torch.linalg.slogdet(prior).logabsdet.sum()
         )
         return _AtCentre(scale, upward, factor, centre, log_normaliser)
+
+    def _whitened(self, A: Tensor, b: Tensor, eta: Eta) -> tuple[Scale, Tensor, Tensor]:
+        scale = self.form.scale(eta, self.sizes.num_features)
+        # w = L x:  Ã = Lᵀ A L,  h̃ = Lᵀ b
+        white = scale.adjoint(scale.adjoint(A).mT)
+        linear = scale.adjoint(b[..., None])[..., 0]
+        return scale, white.expand(*linear.shape, linear.shape[-1]), linear
+
+    def _centre_prior(self, scale: Scale, eta: Eta) -> Tensor:
+        """T (O, D, D), the whitened precision of the centre's prior."""
+        variance = self.scatter / eta["centre_precision"][..., None]
+        half = scale.root / variance.sqrt()[..., None]
+        return half.mT @ half
 
     def _tree_levels(self) -> tuple[Level, ...]:
         """The levels of the tree, made anew when the tree is another."""
@@ -280,24 +301,94 @@ class LatentHierarchy(TaskPrior):
     def update(self, posterior: WeightPosterior) -> None:
         self.set_eta(update_population(self.form, self.eta, posterior, self.scatter))
 
+    def settle(self, statistics: TaskStatistics, posterior: WeightPosterior) -> None:
+        super().settle(statistics, posterior)
+        # what places in the tree say of the weights of a new task
+        self.register_buffer("leaf_precision", statistics.A)
+        self.register_buffer("leaf_linear", statistics.b)
+
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
-        # nothing is known of where a new task would stand: it branches off at the centre
-        root = self.form.scale(eta, self.sizes.num_features).root
-        return around_centre(posterior.centre(), root, num_tasks)
+        if not self.mixing_weight:
+            root = self.form.scale(eta, self.sizes.num_features).root
+            return around_centre(posterior.centre(), root, num_tasks)
+        # a task of which nothing is known stands anywhere in the tree; at one η, not at draws
+        law = self._newcomer()
+        scale = self.form.scale(self.eta, self.sizes.num_features)
+        means = scale.apply(law.mean[..., None])[..., 0]
+        own = scale.apply(torch.linalg.cholesky(law.covariance))
+        return WeightPosterior(
+            log_weights=law.share.log().expand(num_tasks, -1),
+            means=means.expand(num_tasks, *means.shape),
+            roots=Roots.independent(own.expand(num_tasks, *own.shape)),
+            log_normaliser=means.new_zeros(()),
+        )
+
+    def _newcomer(self) -> Newcomer:
+        law = newcomer(self.tree, *self._factors(), float(self.mixing_weight))
+        return Newcomer(*(tensor.to(self.scatter) for tensor in law))
+
+    def condense(self, newcomers: WeightPosterior) -> WeightPosterior:
+        """One Gaussian with the moments of the mixture over places."""
+        return newcomers.moment_matched() if self.mixing_weight else newcomers
+
+    def grow(
+        self, information: Tensor, posterior: WeightPosterior, newcomers: WeightPosterior | None
+    ) -> None:
+        super().grow(information, posterior, newcomers)
+        if newcomers is not None:
+            new = self.attached.new_zeros(len(newcomers.means), self.attached.shape[1])
+            if self.mixing_weight:
+                new = newcomers.log_weights.exp() @ self._newcomer().correlation
+            self.register_buffer("attached", torch.cat([self.attached, new]))
 
     def relations(self) -> Tensor:
         r"""Prior correlation of two tasks' weights around the centre, (K, K), symmetric.
 
-        $\lambda C_{jk}$ with ones on the diagonal: the identity where there is no tree.
+        $\lambda C_{jk}$ with ones on the diagonal: the identity where there is no tree. That of a
+        task that came by `adapt` is averaged over its places in the tree; two such tasks have 0.
         """
-        relations = self.mixing_weight * self.tree.correlation()
-        added = len(self.information) - len(relations)  # tasks that came by `adapt`
-        padded = torch.nn.functional.pad(relations, (0, added, 0, added))
-        return padded.fill_diagonal_(1.0)
+        between = self.mixing_weight * self.tree.correlation()
+        new = self.attached
+        among = new.new_zeros(len(new), len(new))
+        relations = torch.cat([torch.cat([between, new.mT], 1), torch.cat([new, among], 1)])
+        return relations.fill_diagonal_(1.0)
 
     # ---- read-outs ----------------------------------------------------------------------------
+
+    def weigh_clades(self, sweeps: int = 20, *, seed: int = 0, progress: bool = True) -> TaskTree:
+        r"""The tree with the posterior probability of each of its clades.
+
+        Trees are drawn given the rows, at the hyperparameters and $\lambda$ of the fit; a sweep of
+        the chain prunes and regrafts every subtree once, $O(K^2 D^3)$; see `trees.sampling`.
+        Where $\lambda = 0$ the rows say nothing of a tree, and the prior is returned.
+
+        Args:
+            sweeps: of the chain; the first fifth is left out.
+            seed: the only source of randomness.
+            progress: whether to show a progress bar.
+
+        Raises:
+            ValueError: for `sweeps` below 1.
+
+        Example:
+            >>> from bmm_multitask_learning import LatentHierarchy, MultitaskModel, datasets, fit
+            >>> data, truth = datasets.make_tree(num_tasks=6, num_features=3, seed=0)
+            >>> model = MultitaskModel(prior=LatentHierarchy(mixing=0.9))
+            >>> result = fit(model, data, progress=False)
+            >>> tree = model.prior.weigh_clades(sweeps=2, progress=False)
+            >>> list(tree.clades().values())[-1]  # the clade of all tasks
+            1.0
+        """
+        return weighed(
+            self.tree,
+            *self._factors(),
+            float(self.mixing_weight),
+            sweeps=sweeps,
+            rng=np.random.default_rng(seed),
+            progress=progress,
+        )
 
     @property
     def covariance_matrix(self) -> Tensor:
