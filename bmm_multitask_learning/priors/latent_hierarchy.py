@@ -22,39 +22,38 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from ..distributions import BrownianTree
-from ..gaussian import DiagonalScale, Scale
+from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta
-from ..posterior import Centre, WeightPosterior
+from ..posterior import WeightPosterior
 from ..roots import Roots
 from ..sizes import free_memory
 from ..statistics import TaskStatistics
 from ..trees import TaskTree
 from ..trees.factors import Factor
-from ..trees.messages import Level, Upward, make_levels, pass_downward, pass_upward
 from ..trees.places import Newcomer, newcomer
-from ..trees.roots import TreeRoots
 from ..trees.sampling import weighed
 from ..trees.search import find_tree
 from ..trees.task_tree import caterpillar
-from .covariance import covariance_form, covariance_matrix
-from .shared_gaussian import (
-    around_centre,
-    population_hyperprior,
-    population_mode,
-    update_population,
-)
+from .covariance import Covariance, covariance_form, covariance_matrix
+from .diffusion import Branching, Diffusion, WeightDiffusion, whitened_factors
+from .scale_diffusion import ScaleDiffusion
+from .shared_gaussian import around_centre
 from .task_prior import TaskPrior
 
 _MIXINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 # EM steps in each fold at λ = 0, and at each further λ from where the one before ended.
 _FORGETTING, _STEPS = 10, 3
+_SHARED: dict[str, Callable[[Covariance], Diffusion]] = {
+    "weights": WeightDiffusion,
+    "covariance": ScaleDiffusion,
+}
 # Matrices of shape (K, O, D, K D) alive at once at the end of a fit.
 _COPIES = 3
 
@@ -68,11 +67,16 @@ class LatentHierarchy(TaskPrior):
 
     Args:
         covariance: "full", "diagonal" or "isotropic" $\Sigma$.
+        share: "weights", or "covariance": the logs of the weights' standard deviations diffuse,
+            and tasks that are near have weights of like sizes, around zero, with one correlation
+            between features; see `scale_diffusion`. What is reported is then the density at fitted
+            standard deviations: no evidence, and no bound on it.
         mixing: $\lambda$ in [0, 1], or "auto": chosen by five-fold cross-fitting over the rows of
             every task, the tree found anew without each fold. 0 says that there is no tree.
 
     Raises:
-        ValueError: for another `covariance`, or a `mixing` that is neither "auto" nor in [0, 1].
+        ValueError: for another `covariance` or `share`, or a `mixing` that is neither "auto" nor
+            in [0, 1].
 
     Example:
         >>> from bmm_multitask_learning import LatentHierarchy, MultitaskModel, datasets, fit
@@ -100,20 +104,25 @@ class LatentHierarchy(TaskPrior):
         self,
         covariance: Literal["full", "diagonal", "isotropic"] = "diagonal",
         *,
+        share: Literal["weights", "covariance"] = "weights",
         mixing: float | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
+        if share not in _SHARED:
+            raise ValueError(f'share must be "weights" or "covariance"; got {share!r}.')
         if mixing != "auto" and not (isinstance(mixing, int | float) and 0 <= mixing <= 1):
             raise ValueError(f'mixing must lie in [0, 1], or be "auto"; got {mixing!r}.')
         self.covariance = covariance
         self.mixing = mixing
+        self.share = share
         self.form = covariance_form(covariance)
-        self._levels: tuple[tuple[Tensor, Tensor, Tensor], tuple[Level, ...]] | None = None
+        self.diffusion = _SHARED[share](self.form)
+        self._branching: tuple[tuple[Tensor, Tensor, Tensor], Branching] | None = None
 
     # ---- generative half ----------------------------------------------------------------------
 
     def register_hyperparameters(self, like: Tensor) -> None:
-        for name, value in population_mode(self.form, self.scatter).items():
+        for name, value in self.diffusion.mode(self.scatter, self.sizes.num_tasks).items():
             self.register_buffer(name, value)
         mixing = 0.0 if self.mixing == "auto" else self.mixing
         self._set_tree(caterpillar(self.sizes.num_tasks, like), mixing)
@@ -133,15 +142,10 @@ class LatentHierarchy(TaskPrior):
         return TaskTree(self.merges, self.heights)
 
     def hyperprior(self) -> Eta:
-        return population_hyperprior(self.form, self.scatter)
+        return self.diffusion.hyperprior(self.scatter, self.tree, self.mixing_weight)
 
-    def forward(self, eta: Eta) -> BrownianTree:
-        return BrownianTree(
-            self.merges,
-            self.tree.lengths(self.mixing_weight),
-            self.scatter / eta["centre_precision"][..., None],
-            self.form.scale(eta, self.sizes.num_features).root,
-        )
+    def forward(self, eta: Eta) -> Distribution:
+        return self.diffusion.law(eta, self.scatter, self.tree, self.mixing_weight)
 
     # ---- closed-form half ---------------------------------------------------------------------
 
@@ -150,7 +154,7 @@ class LatentHierarchy(TaskPrior):
     ) -> None:
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", self.form.reference(self.scatter))
-        self.set_eta(population_mode(self.form, self.scatter))
+        self.set_eta(self.diffusion.mode(self.scatter, self.sizes.num_tasks))
         # "auto" has no tree before `refresh`
         mixing = 0.0 if self.mixing == "auto" else self.mixing
         tree = (
@@ -161,7 +165,8 @@ class LatentHierarchy(TaskPrior):
     def _find(self, statistics: TaskStatistics) -> TaskTree:
         """The tree in units of the diagonal of Σ: its full form would hide who is near whom."""
         root = self.form.scale(self.eta, self.sizes.num_features).root
-        return find_tree(statistics, DiagonalScale(root.square().sum(-1).sqrt()))
+        leaves = self.diffusion.leaves(statistics, self.eta, self.scatter)
+        return find_tree(leaves, DiagonalScale(root.square().sum(-1).sqrt()))
 
     def refresh(
         self,
@@ -175,8 +180,12 @@ class LatentHierarchy(TaskPrior):
         $$\sum_f \log Z(\textstyle\sum_g S_g) - \log Z(\sum_{g \ne f} S_g),$$
         with the tree found from the statistics $S_g$, $g \ne f$, of the other folds.
         """
-        if count:
-            return False
+        if count != self.diffusion.rounds:
+            more = count < 2 * self.diffusion.rounds + 1
+            if more:
+                along = self._along()
+                self.set_eta(self.diffusion.rates(posterior, self.eta, self.scatter, along))
+            return more
         parts = folds()
         whole = functools.reduce(operator.add, parts)
         others = [
@@ -189,19 +198,10 @@ class LatentHierarchy(TaskPrior):
             pairs = zip(others, trees, strict=True)
             scores = torch.stack([self._held_out(part, whole, tree) for part, tree in pairs])
             mixing = _MIXINGS[smallest_as_good(scores)]
-        if mixing:
+        if mixing and self.share == "weights":
             self._check_memory()
         self._set_tree(self._find(whole), mixing)
         return mixing > 0
-
-    def _factors(self) -> tuple[Factor, Factor]:
-        """What the rows of each task and the centre's prior say, whitened by Σ, on the CPU."""
-        scale, white, linear = self._whitened(self.leaf_precision, self.leaf_linear, self.eta)
-        prior = self._centre_prior(scale, self.eta)
-        half = 0.5 * torch.linalg.slogdet(prior).logabsdet
-        leaves = Factor(torch.zeros_like(linear[..., 0]), linear, white)
-        centre = Factor(half[None], torch.zeros_like(linear[:1]), prior[None])
-        return leaves.cpu(), centre.cpu()
 
     def _check_memory(self) -> None:
         """Refuse, before the fit goes on, what its posterior cannot hold."""
@@ -222,102 +222,58 @@ class LatentHierarchy(TaskPrior):
         EM steps on the other folds make $\eta$ forget the fold, then follow $\lambda$: a $\Sigma$
         fitted without a tree has taken in what a tree would say.
         """
-        eta, scores = self.eta, []
+        diffusion, scores = self.diffusion, []
+        eta = diffusion.forget(self.eta, self.scatter)
         for mixing in _MIXINGS:
-            levels = make_levels(tree, tree.heights.new_tensor(mixing))
+            along = Branching.of(tree, tree.heights.new_tensor(mixing))
             for _ in range(_STEPS if mixing else _FORGETTING):
-                posterior = self._condition(others, eta, levels)
-                eta |= update_population(self.form, eta, posterior, self.scatter)
-            after, before = (self._at_centre(part, eta, levels) for part in (whole, others))
-            scores.append(after.log_normaliser - before.log_normaliser)
+                eta = diffusion.step(others, eta, self.scatter, along)
+            after, before = (
+                diffusion.log_evidence(part, eta, self.scatter, along) for part in (whole, others)
+            )
+            scores.append(after - before)
         return torch.stack(scores)
 
-    def _at_centre(
-        self, statistics: TaskStatistics, eta: Eta, levels: tuple[Level, ...]
-    ) -> _AtCentre:
-        scale, white, linear = self._whitened(statistics.A, statistics.b, eta)
-        upward = pass_upward(levels, white, linear)
-        # m = L μ:  T = Lᵀ S⁻¹ L,  Q = T + P,  μ̂ = Q⁻¹ h
-        prior = self._centre_prior(scale, eta)
-        factor = torch.linalg.cholesky(prior + upward.precision)
-        centre = torch.cholesky_solve(upward.linear[..., None], factor)[..., 0]
-        # log p(D | η) = Σ c_k + Σ_i log Z_i + ½ hᵀ Q⁻¹ h − ½ log|Q| + ½ log|T|
-        log_normaliser = (
-            statistics.c.sum()
-            + upward.log_normaliser
-            + 0.5 * (upward.linear * centre).sum()
-            - factor.diagonal(dim1=-2, dim2=-1).log().sum()
-            + 0.5 * torch.linalg.slogdet(prior).logabsdet.sum()
-        )
-        return _AtCentre(scale, upward, factor, centre, log_normaliser)
-
-    def _whitened(self, A: Tensor, b: Tensor, eta: Eta) -> tuple[Scale, Tensor, Tensor]:
-        scale = self.form.scale(eta, self.sizes.num_features)
-        # w = L x:  Ã = Lᵀ A L,  h̃ = Lᵀ b
-        white = scale.adjoint(scale.adjoint(A).mT)
-        linear = scale.adjoint(b[..., None])[..., 0]
-        return scale, white.expand(*linear.shape, linear.shape[-1]), linear
-
-    def _centre_prior(self, scale: Scale, eta: Eta) -> Tensor:
-        """T (O, D, D), the whitened precision of the centre's prior."""
-        variance = self.scatter / eta["centre_precision"][..., None]
-        half = scale.root / variance.sqrt()[..., None]
-        return half.mT @ half
-
-    def _tree_levels(self) -> tuple[Level, ...]:
-        """The levels of the tree, made anew when the tree is another."""
+    def _along(self) -> Branching:
+        """The branches of the tree, made anew when the tree is another."""
         key = (self.merges, self.heights, self.mixing_weight)
-        if self._levels is None or any(
-            a is not b for a, b in zip(self._levels[0], key, strict=True)
+        if self._branching is None or any(
+            a is not b for a, b in zip(self._branching[0], key, strict=True)
         ):
-            self._levels = (key, make_levels(self.tree, self.mixing_weight))
-        return self._levels[1]
+            self._branching = (key, Branching.of(self.tree, self.mixing_weight))
+        return self._branching[1]
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
-        return self._condition(statistics, eta, self._tree_levels())
-
-    def _condition(
-        self, statistics: TaskStatistics, eta: Eta, levels: tuple[Level, ...]
-    ) -> WeightPosterior:
-        scale, upward, factor, centre, log_normaliser = self._at_centre(statistics, eta, levels)
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        # Q^{-1/2} is wanted as such: it carries the centre's uncertainty to every node
-        root = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT
-        down = pass_downward(levels, upward, centre, root)
-        mean = scale.apply(down.mean[..., None])[..., 0]
-        return WeightPosterior(
-            log_weights=mean.new_zeros(len(mean), 1),
-            means=mean[:, None],
-            roots=TreeRoots(scale, down.covariance, root, levels, down.steps),
-            log_normaliser=log_normaliser,
-            effective=down.effective[:, None],
-            shared=Centre(
-                scale.apply(centre[..., None])[..., 0][None],
-                scale.apply(root)[None],
-                scale.colour(self.form.part(down.scatter)),
-            ),
-        )
+        return self.diffusion.condition(statistics, eta, self.scatter, self._along())
 
     def update(self, posterior: WeightPosterior) -> None:
-        self.set_eta(update_population(self.form, self.eta, posterior, self.scatter))
+        self.set_eta(self.diffusion.update(posterior, self.eta, self.scatter, self._along()))
 
     def settle(self, statistics: TaskStatistics, posterior: WeightPosterior) -> None:
         super().settle(statistics, posterior)
         # what places in the tree say of the weights of a new task
-        self.register_buffer("leaf_precision", statistics.A)
-        self.register_buffer("leaf_linear", statistics.b)
+        leaves = self.diffusion.leaves(statistics, self.eta, self.scatter)
+        self.register_buffer("leaf_precision", leaves.A)
+        self.register_buffer("leaf_linear", leaves.b)
+
+    def _factors(self) -> tuple[Factor, Factor]:
+        return whitened_factors(
+            self.form,
+            self.leaf_precision,
+            self.leaf_linear,
+            self.eta,
+            self.diffusion.spread(self.scatter),
+        )
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
-        if not self.mixing_weight:
+        if not self._mixes:
             root = self.form.scale(eta, self.sizes.num_features).root
             return around_centre(posterior.centre(), root, num_tasks)
         # a task of which nothing is known stands anywhere in the tree; at one η, not at draws
         law = self._newcomer()
-        scale = self.form.scale(self.eta, self.sizes.num_features)
-        means = scale.apply(law.mean[..., None])[..., 0]
-        own = scale.apply(torch.linalg.cholesky(law.covariance))
+        means, own = self.diffusion.newcomer(law, self.eta, self.scatter)
         return WeightPosterior(
             log_weights=law.share.log().expand(num_tasks, -1),
             means=means.expand(num_tasks, *means.shape),
@@ -325,13 +281,18 @@ class LatentHierarchy(TaskPrior):
             log_normaliser=means.new_zeros(()),
         )
 
+    @property
+    def _mixes(self) -> bool:
+        """Whether the law of a new task is a mixture over places."""
+        return self.share == "covariance" or bool(self.mixing_weight)
+
     def _newcomer(self) -> Newcomer:
         law = newcomer(self.tree, *self._factors(), float(self.mixing_weight))
         return Newcomer(*(tensor.to(self.scatter) for tensor in law))
 
     def condense(self, newcomers: WeightPosterior) -> WeightPosterior:
         """One Gaussian with the moments of the mixture over places."""
-        return newcomers.moment_matched() if self.mixing_weight else newcomers
+        return newcomers.moment_matched() if self._mixes else newcomers
 
     def grow(
         self, information: Tensor, posterior: WeightPosterior, newcomers: WeightPosterior | None
@@ -339,12 +300,12 @@ class LatentHierarchy(TaskPrior):
         super().grow(information, posterior, newcomers)
         if newcomers is not None:
             new = self.attached.new_zeros(len(newcomers.means), self.attached.shape[1])
-            if self.mixing_weight:
+            if self._mixes:
                 new = newcomers.log_weights.exp() @ self._newcomer().correlation
             self.register_buffer("attached", torch.cat([self.attached, new]))
 
     def relations(self) -> Tensor:
-        r"""Prior correlation of two tasks' weights around the centre, (K, K), symmetric.
+        r"""Prior correlation of what diffuses in two tasks, around the centre, (K, K), symmetric.
 
         $\lambda C_{jk}$ with ones on the diagonal: the identity where there is no tree. That of a
         task that came by `adapt` is averaged over its places in the tree; two such tasks have 0.
@@ -392,8 +353,22 @@ class LatentHierarchy(TaskPrior):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        r"""$\Sigma$, (O, D, D), in squared units of the weights."""
+        r"""$\Sigma$, (O, D, D), in squared units of what diffuses."""
         return covariance_matrix(self.form, self.eta, self.sizes.num_features)
+
+    @property
+    def log_standard_deviation(self) -> Tensor:
+        """Of each weight under `share="covariance"`, (K, O, D), in log units of the weights.
+
+        Raises:
+            TypeError: where weights are shared: all tasks have one covariance then.
+        """
+        if not isinstance(self.diffusion, ScaleDiffusion):
+            raise TypeError(
+                'log_standard_deviation is what LatentHierarchy(share="covariance") has; this '
+                "prior shares weights, whose covariance is covariance_matrix."
+            )
+        return self.diffusion.log_standard_deviation(self.eta, self.scatter)
 
 
 def smallest_as_good(scores: Tensor) -> int:
@@ -409,13 +384,3 @@ def smallest_as_good(scores: Tensor) -> int:
     behind = scores[:, [int(scores.sum(0).argmax())]] - scores
     error = behind.std(0) * len(scores) ** 0.5
     return int((behind.sum(0) <= error).to(torch.int64).argmax())
-
-
-class _AtCentre(NamedTuple):
-    """All factors brought to the centre: its posterior's Cholesky factor and mean, whitened."""
-
-    scale: Scale
-    upward: Upward
-    factor: Tensor
-    centre: Tensor
-    log_normaliser: Tensor
