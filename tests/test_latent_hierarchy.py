@@ -232,6 +232,36 @@ def test_clades_are_weighed_with_the_seed_alone():
         model.prior.weigh_clades(0)
 
 
+def test_the_bound_jumps_where_the_tree_comes_in_and_the_jump_is_reported():
+    data, _ = datasets.make_tree(16, num_features=12, seed=0)
+    model, shared = MultitaskModel(LatentHierarchy()), MultitaskModel(SharedGaussian("diagonal"))
+    result, star = (fit(each, data, progress=False) for each in (model, shared))
+    assert model.prior.mixing_weight > 0
+    ((before, after),) = result.jumps
+    assert before == pytest.approx(star.bound, abs=0.01)
+    assert after == result.history[0]
+    rises = np.diff(result.history)
+    assert (rises >= -1e-8 * abs(result.bound)).all()
+    assert fit(MultitaskModel(LatentHierarchy(mixing=0.0)), data, progress=False).jumps == ()
+
+
+def test_the_tree_stands_while_svi_moves_the_rest():
+    """Found before the first step: the history has each step, and no jump among them."""
+    data, _ = datasets.make_tree(16, num_features=12, seed=0)
+    trees = []
+    for steps in (1, 60):
+        model = MultitaskModel(LatentHierarchy())
+        result = fit(model, data, engine=SVI(steps=steps), progress=False)
+        trees.append((model.prior.merges, model.prior.heights, model.prior.mixing_weight))
+        assert len(result.history) == steps
+        assert result.jumps == ()
+    for first, last in zip(*trees, strict=True):
+        assert torch.equal(first, last)
+    # draws of η move the bound by a few nats; a tree moves it by far more
+    tree = fit(MultitaskModel(LatentHierarchy()), data, progress=False).jumps[0]
+    assert np.abs(np.diff(result.history)).max() < 0.5 * abs(tree[1] - tree[0])
+
+
 # ---- new tasks ----------------------------------------------------------------------------
 
 
