@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("school", "landmine", "sarcos", "sentiment", "planted", "speed")
+NAMES = ("school", "landmine", "landmine_tree", "sarcos", "sentiment", "planted", "speed")
 
 
 def main(names: list[str]) -> None:
