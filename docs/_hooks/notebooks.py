@@ -9,7 +9,10 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NEEDS = {"school_clusters.ipynb": "school/school_malsar.mat"}
+NEEDS = {
+    "latent_hierarchy.ipynb": "landmine/LandmineData.mat",
+    "school_clusters.ipynb": "school/school_malsar.mat",
+}
 
 log = logging.getLogger("mkdocs.hooks.notebooks")
 
