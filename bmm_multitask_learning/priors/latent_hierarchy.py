@@ -8,12 +8,15 @@ forms of $\Sigma$ and its prior (`covariance`). Around m the tasks have the cova
 $\lambda C + 1 - \lambda$ on the diagonal, $\lambda C$ off it, times $\Sigma$: Pagel's $\lambda$
 mixes the tree with a star, and $\lambda = 0$ is `SharedGaussian`.
 
+With `share="covariance"` it is the logs of the weights' standard deviations that run along the
+tree, not the weights; see `scale_diffusion`. The equations of either stand in `diffusion`.
+
 What differs from the paper: the weights are integrated out by exact messages, where it takes their
 modes; the tree is found by posterior-mean heights instead of a coalescent's mode; $\lambda$, which
 the paper does not have, is chosen by rows that the tree has not seen.
 
 References:
-    Daumé III, Bayesian multitask learning with latent hierarchies (2009), section 3.1.
+    Daumé III, Bayesian multitask learning with latent hierarchies (2009), sections 3.1, 3.2.
     Pagel, Inferring the historical patterns of biological evolution (1999), for $\lambda$.
 """
 
