@@ -287,8 +287,10 @@ class SparseBayesian(TaskPrior):
         super().settle(statistics, posterior)
         self._keep_relevance(posterior)
 
-    def grow(self, information: Tensor, posterior: WeightPosterior) -> None:
-        super().grow(information, posterior)
+    def grow(
+        self, information: Tensor, posterior: WeightPosterior, newcomers: WeightPosterior | None
+    ) -> None:
+        super().grow(information, posterior, newcomers)
         self._keep_relevance(posterior)
         added = len(information) - self.loading.shape[1]
         typical = self.loading.mean(-1, keepdim=True).expand(-1, added)

@@ -10,6 +10,7 @@ from mkdocs.structure.files import File, Files
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {
+    "latent_hierarchy.ipynb": "landmine/LandmineData.mat",
     "school_clusters.ipynb": "school/school_malsar.mat",
     "sparse_bayesian.ipynb": "sarcos/sarcos_inv_test.mat",
 }
