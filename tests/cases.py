@@ -53,8 +53,8 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
         2, gating=True, task_mean=True, covariance="diagonal", n_init=2
     ),
     "covariance-full": lambda: TaskCovariance("full"),
-    "covariance-diagonal": TaskCovariance,
-    "covariance-isotropic": lambda: TaskCovariance("isotropic"),
+    "covariance-diagonal": lambda: TaskCovariance("diagonal"),
+    "covariance-isotropic": TaskCovariance,
 }
 # their prior reads posteriors: no evidence, no NUTS, no calibration
 SURROGATES: dict[str, Callable[[], TaskPrior]] = {

@@ -60,7 +60,8 @@ class TaskCovariance(TaskPrior):
     read-outs report $\Omega$ with a mean diagonal of 1.
 
     Args:
-        covariance: "full", "diagonal" or "isotropic" $\Sigma$.
+        covariance: "full", "diagonal" or "isotropic" $\Sigma$. A scale for each feature is learned
+            from all tasks together: with few of them it costs more than it gains.
         strength: s of the belief that any two tasks are as alike as any other two. "auto": 25, 5
             or 1, by held-out training rows.
 
@@ -86,7 +87,7 @@ class TaskCovariance(TaskPrior):
 
     def __init__(
         self,
-        covariance: Literal["full", "diagonal", "isotropic"] = "diagonal",
+        covariance: Literal["full", "diagonal", "isotropic"] = "isotropic",
         *,
         strength: float | Literal["auto"] = "auto",
     ) -> None:
