@@ -73,7 +73,7 @@ class SparseBayesian(TaskPrior):
             `GIG.gamma(1.5, 0.5)` holds all groups near one size. The scale of $\gamma$, by which
             $\chi$ and $\varphi$ could be fitted, is $\tau$, which is.
         covariance: "diagonal", or "full" for a matrix $\Omega_g$ within each group of several
-            features, $\Omega_g^{-1} \sim \mathrm{Wishart}(D_g + 2, I)$, worth one task.
+            features, $\Omega_g^{-1} \sim \mathrm{Wishart}(2D_g + 1, (D_gI)^{-1})$.
         factorised: whether the closed form keeps weights and patterns apart, q(W) q(z), as the
             paper does, in place of integrating out both together. For comparison.
 
