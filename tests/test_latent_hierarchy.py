@@ -19,6 +19,7 @@ from bmm_multitask_learning import (
     TaskData,
     datasets,
     fit,
+    load,
 )
 from bmm_multitask_learning.backbones import MLP
 from bmm_multitask_learning.posterior import WeightPosterior
@@ -260,6 +261,34 @@ def test_the_tree_stands_while_svi_moves_the_rest():
     # draws of η move the bound by a few nats; a tree moves it by far more
     tree = fit(MultitaskModel(LatentHierarchy()), data, progress=False).jumps[0]
     assert np.abs(np.diff(result.history)).max() < 0.5 * abs(tree[1] - tree[0])
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2])
+def test_clades_of_the_smallest_trees(num_tasks):
+    data, _ = datasets.make_tree(4, num_features=2, rows_per_task=(5, 9), seed=3)
+    model = MultitaskModel(LatentHierarchy(mixing=0.8))
+    fit(model, data.select_tasks(range(num_tasks)), progress=False)
+    clades = model.prior.weigh_clades(3, progress=False).clades()
+    assert list(clades.values()) == [1.0] * (num_tasks - 1)
+    new = data.select_tasks([3])
+    assert model.adapt(new).relations().shape == (num_tasks + 1, num_tasks + 1)
+
+
+def test_a_saved_model_weighs_and_places_as_before(tmp_path):
+    data, _ = datasets.make_tree(6, num_features=3, rows_per_task=(5, 9), seed=3)
+    model = MultitaskModel(LatentHierarchy(mixing=0.8))
+    fit(model, data.select_tasks(range(5)), progress=False)
+    more = model.adapt(data.select_tasks([5]))
+    more.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert torch.equal(again.relations(), more.relations())
+    first, second = (
+        m.prior.weigh_clades(2, seed=1, progress=False).clades() for m in (more, again)
+    )
+    assert first == second
+    further = TaskData(data.x[:3], data.y[:3], ["further"] * 3)
+    means = [m.adapt(further).weights.mean[-1] for m in (more, again)]
+    assert torch.equal(*means)
 
 
 # ---- new tasks ----------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_the_law_of_the_weights_given_scales():
     asserts.assert_log_prob_integrates(lambda: LatentHierarchy(share="covariance", mixing=0.7))
 
 
-def test_a_fit_is_that_of_permuted_tasks_and_of_other_units(tmp_path):
+def test_a_fit_is_that_of_permuted_tasks_and_survives_saving(tmp_path):
     make = lambda: LatentHierarchy(share="covariance", mixing=0.5)  # noqa: E731
     asserts.assert_task_permutation_equivariant(make, Gaussian())
     data = make_data()
@@ -182,3 +182,29 @@ def test_shared_weights_have_no_log_standard_deviations_of_their_own():
 def test_an_unknown_share_is_refused(share):
     with pytest.raises(ValueError, match='share must be "weights" or "covariance"; got'):
         LatentHierarchy(share=share)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e8])
+def test_scales_do_not_depend_on_units(unit):
+    """Features in other units, one of them constant: the same fit, in these units."""
+    data = asserts.clustered()
+    x = data.x.clone()
+    x[:, 2] = 1.0
+    found = []
+    for factor in (1.0, unit):
+        model = MultitaskModel(LatentHierarchy(share="covariance", mixing=0.5))
+        fit(model, data.with_x(x * factor), engine=CoordinateAscent(max_iter=5), progress=False)
+        found.append(model.weights.mean * factor)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_tasks_of_one_row_and_fewer_rows_than_features():
+    rng = np.random.default_rng(0)
+    task = np.arange(6)
+    y = rng.standard_normal(6)
+    y[3] = np.nan  # a task of which nothing is observed
+    model = MultitaskModel(LatentHierarchy(share="covariance", mixing=0.5))
+    result = fit(model, TaskData(rng.standard_normal((6, 4)), y, task), progress=False)
+    assert np.isfinite(result.bound)
+    assert torch.isfinite(model.weights.std).all()
+    assert torch.isfinite(model.prior.log_standard_deviation).all()

@@ -22,7 +22,7 @@ _FORM = FullCovariance()
 @final
 @dataclasses.dataclass(frozen=True)
 class WithinGroups:
-    r"""Groups of features: precisions $\Omega_g^{-1} \sim \mathrm{Wishart}(2D_g + 1, (D_gI)^{-1})$.
+    r"""Groups: precisions $\Omega_g^{-1} \sim \mathrm{Wishart}(2D_g + 1, (D_gI)^{-1})$.
 
     The prior has its mode at the identity and is worth $D_g$ tasks. Groups of one size s are one
     hyperparameter, "shape_s" (G_s, s, s); a group of one feature has none, because $\gamma_g$ is
