@@ -32,12 +32,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..distributions import (
-    GIG,
-    GeneralizedInverseGaussian,
-    MatrixNormal,
-    SphericalCauchy,
-)
+from ..distributions import GIG, GeneralizedInverseGaussian, MatrixNormal, SphericalCauchy
 from ..gaussian import DenseScale, DiagonalScale, Scale
 from ..hyperparameters import Eta
 from ..posterior import Centre, WeightPosterior, mixture_posterior
@@ -65,7 +60,8 @@ class SparseBayesian(TaskPrior):
             intercept, is a group of its own before the others.
         rank: R, columns of V: how many patterns of weights the tasks share, at most. Each has K
             numbers that are fitted; those that are not worth their `complexity` are 0. Without
-            any, tasks share which features matter and nothing else.
+            any, tasks share which features matter and nothing else. Targets of the same rows
+            whose noise goes together can show a pattern that is the noise's: compare `rank=0`.
         hyperprior: law of each precision $\gamma_g$, a `GIG` or its three numbers
             $(\omega, \chi, \varphi)$: `GIG.gamma(shape, rate)` makes weights a matrix Student-t,
             `GIG.inverse_gamma` a matrix Laplace, `GIG.jeffreys()` ARD. The default is densest at
@@ -79,7 +75,7 @@ class SparseBayesian(TaskPrior):
 
     Raises:
         ValueError: for groups that are no whole numbers or do not fit the features, a rank below
-            1, another `covariance`, or a `hyperprior` that is no law.
+            0, another `covariance`, or a `hyperprior` that is no law.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, SparseBayesian, datasets, fit
