@@ -31,7 +31,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_every_notebook_is_run_here():
     assert [p.name for p in NOTEBOOKS] == [
-        *("latent_hierarchy.ipynb", "pyro_and_arviz.ipynb", "quickstart.ipynb"),
+        *("gallery.ipynb", "latent_hierarchy.ipynb", "pyro_and_arviz.ipynb", "quickstart.ipynb"),
         *("school_clusters.ipynb", "sparse_bayesian.ipynb"),
     ]
 
@@ -99,3 +99,14 @@ def test_latent_hierarchy(monkeypatch, data_home):
     assert right >= 27
     tree, shared = map(float, re.findall(r"AUC (0\.\d+) with the tree, (0\.\d+)", text)[0])
     assert tree > shared > 0.74
+
+
+def test_gallery(monkeypatch, data_home):
+    monkeypatch.setenv("BMM_DATA_HOME", str(data_home))
+    for name in ("school/school_malsar.mat", "landmine/LandmineData.mat"):
+        if not (data_home / name).is_file():
+            pytest.skip(f"no {name} in {data_home}")
+    *table, told = run("gallery.ipynb", monkeypatch).splitlines()
+    ground = {line.split()[0]: float(line.split()[-1]) for line in table}
+    assert min(ground[n] for n in ("TaskClustering", "LatentHierarchy", "TaskCovariance")) >= 0.8
+    assert float(re.search(r"borrows (\d\.\d\d) from", told)[1]) >= 0.8
