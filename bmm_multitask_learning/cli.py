@@ -115,7 +115,7 @@ BENCHMARKS = {
     for each in (
         *(benchmarks.SCHOOL, benchmarks.LANDMINE, benchmarks.SENTIMENT, benchmarks.SARCOS),
         *(benchmarks.OFFICE, benchmarks.YEAST, benchmarks.PARKINSONS, benchmarks.PLANTED),
-        *(benchmarks.UNRELATED, benchmarks.ROTATED_MNIST),
+        *(benchmarks.UNRELATED, benchmarks.ROTATED_MNIST, benchmarks.LANDMINE_TREES),
     )
 }
 

@@ -298,6 +298,21 @@ class WeightPosterior:
             effective=None,
         )
 
+    def moment_matched(self) -> WeightPosterior:
+        """A Gaussian for each task with the mean and covariance of its mixture, none shared."""
+        weights = self.log_weights.exp()
+        mean = torch.einsum("kc,kcod->kod", weights, self.means)
+        deviation = self.means - mean[:, None]
+        root = self.roots.whole
+        second = root @ root.mT + deviation[..., None] * deviation[..., None, :]
+        covariance = torch.einsum("kc,kcode->kode", weights, second)
+        return WeightPosterior(
+            log_weights=mean.new_zeros(len(mean), 1),
+            means=mean[:, None],
+            roots=Roots.independent(torch.linalg.cholesky(covariance)[:, None]),
+            log_normaliser=self.log_normaliser,
+        )
+
     def condition(self, statistics: TaskStatistics) -> WeightPosterior:
         """The posterior after further rows, each task by itself, this posterior as prior.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .data import TaskData
-from .likelihoods import Likelihood, Rows
+from .likelihoods import Rows
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
 from .roots import Roots
@@ -246,7 +246,7 @@ def predict(
             UserWarning,
             stacklevel=3,
         )
-        population = new_tasks(part, unknown, task_features)
+        population = part.prior.condense(new_tasks(part, unknown, task_features))
         posterior = concatenate(posterior, population)
         place = {label: len(part.tasks) + i for i, label in enumerate(unknown)}
         full = torch.tensor(
@@ -345,12 +345,12 @@ def adapt(model: MultitaskModel, data: TaskData, *, family: str | None) -> Multi
     data = data.to(model.device)
     index = part.index_of(data.tasks)
     fresh = [label for label, i in zip(data.tasks, index.tolist(), strict=True) if i < 0]
-    posterior = target.weights
+    newcomers = None
     if fresh:
         features = data.task_features
         if features is not None:
             features = features[(index < 0).to(features.device)]
-        posterior = concatenate(posterior, new_tasks(target, fresh, features))
+        newcomers = new_tasks(target, fresh, features)
     tasks = part.tasks + tuple(fresh)
     place = {label: i for i, label in enumerate(tasks)}
     task = torch.tensor([place[label] for label in data.tasks], device=model.device)[data.task]
@@ -358,7 +358,7 @@ def adapt(model: MultitaskModel, data: TaskData, *, family: str | None) -> Multi
     with torch.no_grad():
         _check_width(model, part, data.x)
         rows = Rows.from_targets(result.features(data.x), data.y, data.weight, task, len(tasks))
-        _add_rows(target, rows, posterior)
+        _add_rows(target, rows, target.weights, newcomers)
     return result
 
 
@@ -373,22 +373,27 @@ def _grow(target: Family, tasks: tuple[Hashable, ...], task: Tensor) -> None:
     target.likelihood.grow(target.sizes)
 
 
-def _add_rows(target: Family, rows: Rows, before: WeightPosterior) -> None:
+def _add_rows(
+    target: Family, rows: Rows, known: WeightPosterior, newcomers: WeightPosterior | None
+) -> None:
     """Condition each task's weights on its further rows."""
-    statistics = _further_statistics(target.likelihood, rows, before)
-    posterior = before.condition(statistics)
-    old = target.prior.information
+    K, prior, likelihood = len(known.means), target.prior, target.likelihood
+
+    def condition(statistics: TaskStatistics) -> WeightPosterior:
+        posterior = known.condition(statistics[:K])
+        if newcomers is None:
+            return posterior
+        return concatenate(posterior, prior.condense(newcomers.condition(statistics[K:])))
+
+    # the rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments
+    statistics = refine(
+        condition, likelihood, rows, first_factor(likelihood, rows, likelihood.eta)
+    )
+    posterior = condition(statistics)
+    old = prior.information
     new = own_information(statistics, posterior)
     # the share that rows say grows from i to i + (1 - i) j, where j is the further rows' share
     padded = torch.cat([old, old.new_zeros(len(new) - len(old))])
-    target.prior.grow(padded + (1 - padded) * new, posterior)
-    target.set_posterior(dataclasses.replace(posterior, shared=before.shared))
-
-
-def _further_statistics(
-    likelihood: Likelihood, rows: Rows, before: WeightPosterior
-) -> TaskStatistics:
-    """The rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments."""
-    return refine(
-        before.condition, likelihood, rows, first_factor(likelihood, rows, likelihood.eta)
-    )
+    placed = None if newcomers is None else newcomers.condition(statistics[K:])
+    prior.grow(padded + (1 - padded) * new, posterior, placed)
+    target.set_posterior(dataclasses.replace(posterior, shared=known.shared))

@@ -38,6 +38,9 @@ class TaskStatistics:
         tensors = (other.A, other.b, other.c, other.rows)
         return cls(*(t.new_zeros(num_tasks, *t.shape[1:]) for t in tensors))
 
+    def __getitem__(self, tasks: slice) -> TaskStatistics:
+        return TaskStatistics(self.A[tasks], self.b[tasks], self.c[tasks], self.rows[tasks])
+
     def __add__(self, other: TaskStatistics) -> TaskStatistics:
         return TaskStatistics(
             self.A + other.A, self.b + other.b, self.c + other.c, self.rows + other.rows

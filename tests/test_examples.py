@@ -31,8 +31,8 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_every_notebook_is_run_here():
     assert [p.name for p in NOTEBOOKS] == [
-        *("pyro_and_arviz.ipynb", "quickstart.ipynb", "school_clusters.ipynb"),
-        "sparse_bayesian.ipynb",
+        *("gallery.ipynb", "latent_hierarchy.ipynb", "pyro_and_arviz.ipynb", "quickstart.ipynb"),
+        *("school_clusters.ipynb", "sparse_bayesian.ipynb"),
     ]
 
 
@@ -88,3 +88,25 @@ def test_sparse_bayesian(monkeypatch, data_home):
     sparse, diagonal, alone = map(float, re.findall(r"0?\.\d{3}", text))
     assert sparse < diagonal - 0.01
     assert diagonal < alone
+
+
+def test_latent_hierarchy(monkeypatch, data_home):
+    monkeypatch.setenv("BMM_DATA_HOME", str(data_home))
+    if not (data_home / "landmine" / "LandmineData.mat").is_file():
+        pytest.skip(f"no landmine/LandmineData.mat in {data_home}")
+    text = run("latent_hierarchy.ipynb", monkeypatch)
+    right = int(re.search(r"puts (\d+) of 29 fields", text).group(1))
+    assert right >= 27
+    tree, shared = map(float, re.findall(r"AUC (0\.\d+) with the tree, (0\.\d+)", text)[0])
+    assert tree > shared > 0.74
+
+
+def test_gallery(monkeypatch, data_home):
+    monkeypatch.setenv("BMM_DATA_HOME", str(data_home))
+    for name in ("school/school_malsar.mat", "landmine/LandmineData.mat"):
+        if not (data_home / name).is_file():
+            pytest.skip(f"no {name} in {data_home}")
+    *table, told = run("gallery.ipynb", monkeypatch).splitlines()
+    ground = {line.split()[0]: float(line.split()[-1]) for line in table}
+    assert min(ground[n] for n in ("TaskClustering", "LatentHierarchy", "TaskCovariance")) >= 0.8
+    assert float(re.search(r"borrows (\d\.\d\d) from", told)[1]) >= 0.8

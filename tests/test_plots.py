@@ -623,3 +623,32 @@ def test_branches_meet_at_the_distance_of_the_tasks(ax: Axes) -> None:
     assert last[:, 0] == pytest.approx([0.0, 1.0, 1.0, 0.4])
     with pytest.raises(ValueError, match="tasks must hold 3 names"):
         plots.tree(found, tasks=["a"], ax=ax)
+
+
+def test_probabilities_of_clades_stand_at_their_merges(ax: Axes) -> None:
+    merges, heights = torch.tensor([[0, 2], [1, 3]]), torch.tensor([0.25, 1.0])
+    plots.tree(TaskTree(merges, heights, torch.tensor([0.83, 1.0])), ax=ax)
+    (label,) = ax.texts  # that of all tasks says nothing
+    assert label.get_text() == "83"
+    assert label.xy == pytest.approx((0.25, 1.5))
+    other = Figure().subplots()
+    plots.tree(TaskTree(merges, heights), ax=other)
+    assert not other.texts
+
+
+def test_weights_stand_at_the_leaves(ax: Axes) -> None:
+    found = TaskTree(torch.tensor([[0, 2], [1, 3]]), torch.tensor([0.25, 1.0]))
+    weights = np.array([[2.0, 0.0], [-1.0, 0.0], [1.0, 0.0]])
+    plots.tree(found, tasks=["a", "b", "c"], weights=weights, features=["slope", "x"], ax=ax)
+    first, second = dots_of(ax)
+    names = tick_texts(ax.get_yticklabels())
+    shades = zip(first.get_offsets(), first.get_array(), strict=True)
+    at = {names[int(y)]: shade for (_, y), shade in shades}
+    assert at == {"a": 1.0, "b": -0.5, "c": 0.5}
+    assert (second.get_array() == 0).all()
+    assert [text.get_text() for text in ax.texts] == ["slope", "x"]
+    assert ax.get_xlim()[1] < min(second.get_offsets()[:, 0])
+    with pytest.raises(ValueError, match="weights"):
+        plots.tree(found, weights=weights[:2], ax=ax)
+    with pytest.raises(ValueError, match="features must hold 2 names"):
+        plots.tree(found, weights=weights, features=["slope"], ax=ax)

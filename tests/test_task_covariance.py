@@ -22,7 +22,7 @@ from bmm_multitask_learning.priors.task_covariance import _best_correlation
 
 from .asserts import losses_of_unrelated
 from .cases import built_model, make_data
-from .test_priors import posterior_mean
+from .test_conformance import posterior_mean
 
 
 def precision_of(covariance):

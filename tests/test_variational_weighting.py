@@ -30,7 +30,7 @@ from bmm_multitask_learning.priors.mixtures import (
 from .asserts import losses_of_unrelated
 from .cases import LIKELIHOODS, make_data
 from .engines.test_coordinate_ascent import assert_never_falls
-from .test_priors import posterior_mean
+from .test_conformance import posterior_mean
 
 MIXTURES = ("moment_matched", "log_linear", "exact", "weighted_sum")
 

@@ -36,3 +36,18 @@ def shared_length(tree: TaskTree, lengths: torch.Tensor) -> np.ndarray:
     for j, k in itertools.product(range(tree.num_tasks), repeat=2):
         shared[j, k] = sum(length[node] for node in paths[j] & paths[k])
     return shared
+
+
+def ranked_trees(num_tasks: int) -> list[list[tuple[int, int]]]:
+    """All sequences of merges of `num_tasks` tasks, nodes numbered as in `TaskTree`."""
+
+    def further(alive: tuple[int, ...], node: int) -> list[list[tuple[int, int]]]:
+        if len(alive) == 1:
+            return [[]]
+        return [
+            [pair, *rest]
+            for pair in itertools.combinations(alive, 2)
+            for rest in further((*(n for n in alive if n not in pair), node), node + 1)
+        ]
+
+    return further(tuple(range(num_tasks)), num_tasks)

@@ -4,6 +4,7 @@
 """
 
 from .landmine import LANDMINE
+from .landmine_trees import LANDMINE_TREES
 from .office import OFFICE
 from .parkinsons import PARKINSONS
 from .planted import PLANTED
@@ -18,6 +19,7 @@ from .yeast import YEAST
 
 __all__ = [
     "LANDMINE",
+    "LANDMINE_TREES",
     "OFFICE",
     "PARKINSONS",
     "PLANTED",

@@ -109,13 +109,16 @@ class CoordinateAscent:
                 if scores[-1] == max(scores):
                     best, report = ascent.snapshot(), (history, converged)
             ascent.restore(best)
-            count = 0
-            while family.prior.refresh(count, ascent.posterior(), ascent.folds):
+            jumps: list[tuple[float, float]] = []
+            while family.prior.refresh(len(jumps), ascent.posterior(), ascent.folds):
+                before = report[0][-1]
                 report = self._climb(ascent, bar)
-                count += 1
+                jumps.append((before, report[0][0]))
         history, converged = report
         ascent.settle()
-        return FitResult(history[-1], converged, tuple(history), "CoordinateAscent")
+        return FitResult(
+            history[-1], converged, tuple(history), "CoordinateAscent", jumps=tuple(jumps)
+        )
 
     def _climb(self, ascent: Ascent, bar: tqdm) -> tuple[list[float], bool]:
         def advance(bound: float) -> None:
@@ -160,13 +163,16 @@ class CoordinateAscent:
                 ascents[name] = Ascent(family, rows)
                 family.prior.initialise(ascents[name].statistics(), generator, 0)
         history, converged = self._climb_with_backbone(model, data, ascents, progress=progress)
-        count = 0
-        while _refresh(ascents, count):
+        jumps: list[tuple[float, float]] = []
+        while _refresh(ascents, len(jumps)):
+            before = history[-1]
             history, converged = self._climb_with_backbone(model, data, ascents, progress=progress)
-            count += 1
+            jumps.append((before, history[0]))
         with torch.no_grad():
             history.append(sum(self._finish(ascent) for ascent in ascents.values()))
-        return FitResult(history[-1], converged, tuple(history), "CoordinateAscent")
+        return FitResult(
+            history[-1], converged, tuple(history), "CoordinateAscent", jumps=tuple(jumps)
+        )
 
     def _finish(self, ascent: Ascent) -> float:
         if ascent.likelihood.exact:
@@ -387,4 +393,5 @@ def _combine(results: list[FitResult]) -> FitResult:
         converged=all(result.converged for result in results),
         history=tuple(sum(values) for values in zip(*padded, strict=True)),
         engine="CoordinateAscent",
+        jumps=tuple(jump for result in results for jump in result.jumps),
     )

@@ -25,6 +25,9 @@ class FitResult:
         history: the bound after each iteration, and last of what was kept.
         engine: name of the engine, and why it was taken where `fit` chose.
         seconds: wall-clock time.
+        jumps: the bound before and after each time that a prior's law was replaced, see
+            `TaskPrior.refresh`: `history` is that of the last climb. `SVI` replaces none; those of
+            the climbs from which it starts are in no result.
     """
 
     bound: float
@@ -32,6 +35,7 @@ class FitResult:
     history: tuple[float, ...]
     engine: str
     seconds: float = float("nan")
+    jumps: tuple[tuple[float, float], ...] = ()
 
 
 class Engine(Protocol):

@@ -8,12 +8,15 @@ forms of $\Sigma$ and its prior (`covariance`). Around m the tasks have the cova
 $\lambda C + 1 - \lambda$ on the diagonal, $\lambda C$ off it, times $\Sigma$: Pagel's $\lambda$
 mixes the tree with a star, and $\lambda = 0$ is `SharedGaussian`.
 
+With `share="covariance"` it is the logs of the weights' standard deviations that run along the
+tree, not the weights; see `scale_diffusion`. The equations of either stand in `diffusion`.
+
 What differs from the paper: the weights are integrated out by exact messages, where it takes their
 modes; the tree is found by posterior-mean heights instead of a coalescent's mode; $\lambda$, which
 the paper does not have, is chosen by rows that the tree has not seen.
 
 References:
-    Daumé III, Bayesian multitask learning with latent hierarchies (2009), section 3.1.
+    Daumé III, Bayesian multitask learning with latent hierarchies (2009), sections 3.1, 3.2.
     Pagel, Inferring the historical patterns of biological evolution (1999), for $\lambda$.
 """
 
@@ -22,34 +25,38 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from ..distributions import BrownianTree
-from ..gaussian import DiagonalScale, Scale
+from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta
-from ..posterior import Centre, WeightPosterior
+from ..posterior import WeightPosterior
+from ..roots import Roots
 from ..sizes import free_memory
 from ..statistics import TaskStatistics
 from ..trees import TaskTree
-from ..trees.messages import Level, Upward, make_levels, pass_downward, pass_upward
-from ..trees.roots import TreeRoots
+from ..trees.factors import Factor
+from ..trees.places import Newcomer, newcomer
+from ..trees.sampling import weighed
 from ..trees.search import find_tree
 from ..trees.task_tree import caterpillar
-from .covariance import covariance_form, covariance_matrix
-from .shared_gaussian import (
-    around_centre,
-    population_hyperprior,
-    population_mode,
-    update_population,
-)
+from .covariance import Covariance, covariance_form, covariance_matrix
+from .diffusion import Branching, Diffusion, WeightDiffusion, whitened_factors
+from .scale_diffusion import ScaleDiffusion
+from .shared_gaussian import around_centre
 from .task_prior import TaskPrior
 
 _MIXINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 # EM steps in each fold at λ = 0, and at each further λ from where the one before ended.
 _FORGETTING, _STEPS = 10, 3
+_SHARED: dict[str, Callable[[Covariance], Diffusion]] = {
+    "weights": WeightDiffusion,
+    "covariance": ScaleDiffusion,
+}
 # Matrices of shape (K, O, D, K D) alive at once at the end of a fit.
 _COPIES = 3
 
@@ -63,11 +70,16 @@ class LatentHierarchy(TaskPrior):
 
     Args:
         covariance: "full", "diagonal" or "isotropic" $\Sigma$.
+        share: "weights", or "covariance": the logs of the weights' standard deviations diffuse,
+            and tasks that are near have weights of like sizes, around zero, with one correlation
+            between features; see `scale_diffusion`. What is reported is then the density at fitted
+            standard deviations: no evidence, and no bound on it.
         mixing: $\lambda$ in [0, 1], or "auto": chosen by five-fold cross-fitting over the rows of
             every task, the tree found anew without each fold. 0 says that there is no tree.
 
     Raises:
-        ValueError: for another `covariance`, or a `mixing` that is neither "auto" nor in [0, 1].
+        ValueError: for another `covariance` or `share`, or a `mixing` that is neither "auto" nor
+            in [0, 1].
 
     Example:
         >>> from bmm_multitask_learning import LatentHierarchy, MultitaskModel, datasets, fit
@@ -86,57 +98,57 @@ class LatentHierarchy(TaskPrior):
     centre_precision: Tensor
     merges: Tensor
     heights: Tensor
-    support: Tensor
+    attached: Tensor
+    leaf_precision: Tensor
+    leaf_linear: Tensor
     mixing_weight: Tensor
 
     def __init__(
         self,
         covariance: Literal["full", "diagonal", "isotropic"] = "diagonal",
         *,
+        share: Literal["weights", "covariance"] = "weights",
         mixing: float | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
+        if share not in _SHARED:
+            raise ValueError(f'share must be "weights" or "covariance"; got {share!r}.')
         if mixing != "auto" and not (isinstance(mixing, int | float) and 0 <= mixing <= 1):
             raise ValueError(f'mixing must lie in [0, 1], or be "auto"; got {mixing!r}.')
         self.covariance = covariance
         self.mixing = mixing
+        self.share = share
         self.form = covariance_form(covariance)
-        self._levels: tuple[tuple[Tensor, Tensor, Tensor], tuple[Level, ...]] | None = None
+        self.diffusion = _SHARED[share](self.form)
+        self._branching: tuple[tuple[Tensor, Tensor, Tensor], Branching] | None = None
 
     # ---- generative half ----------------------------------------------------------------------
 
     def register_hyperparameters(self, like: Tensor) -> None:
-        for name, value in population_mode(self.form, self.scatter).items():
+        for name, value in self.diffusion.mode(self.scatter, self.sizes.num_tasks).items():
             self.register_buffer(name, value)
         mixing = 0.0 if self.mixing == "auto" else self.mixing
         self._set_tree(caterpillar(self.sizes.num_tasks, like), mixing)
+        K, O, D = self.sizes.num_tasks, self.sizes.num_outputs, self.sizes.num_features
+        self.register_buffer("attached", like.new_zeros(0, K))
+        self.register_buffer("leaf_precision", like.new_zeros(K, 1, D, D))
+        self.register_buffer("leaf_linear", like.new_zeros(K, O, D))
 
     def _set_tree(self, tree: TaskTree, mixing: float) -> None:
         self.register_buffer("merges", tree.merges)
         self.register_buffer("heights", tree.heights)
-        known = torch.full_like(tree.heights, torch.nan) if tree.support is None else tree.support
-        self.register_buffer("support", known)
         self.register_buffer("mixing_weight", tree.heights.new_tensor(mixing))
 
     @property
     def tree(self) -> TaskTree:
-        """The tree that was found, whatever its weight `mixing_weight` is.
-
-        Its support is the share of five trees, each found without a fifth of every task's rows,
-        that have the clade.
-        """
-        return TaskTree(self.merges, self.heights, self.support)
+        """The tree that was found, whatever its weight `mixing_weight` is."""
+        return TaskTree(self.merges, self.heights)
 
     def hyperprior(self) -> Eta:
-        return population_hyperprior(self.form, self.scatter)
+        return self.diffusion.hyperprior(self.scatter, self.tree, self.mixing_weight)
 
-    def forward(self, eta: Eta) -> BrownianTree:
-        return BrownianTree(
-            self.merges,
-            self.tree.lengths(self.mixing_weight),
-            self.scatter / eta["centre_precision"][..., None],
-            self.form.scale(eta, self.sizes.num_features).root,
-        )
+    def forward(self, eta: Eta) -> Distribution:
+        return self.diffusion.law(eta, self.scatter, self.tree, self.mixing_weight)
 
     # ---- closed-form half ---------------------------------------------------------------------
 
@@ -145,7 +157,7 @@ class LatentHierarchy(TaskPrior):
     ) -> None:
         super().initialise(statistics, generator, start)
         self.register_buffer("scatter", self.form.reference(self.scatter))
-        self.set_eta(population_mode(self.form, self.scatter))
+        self.set_eta(self.diffusion.mode(self.scatter, self.sizes.num_tasks))
         # "auto" has no tree before `refresh`
         mixing = 0.0 if self.mixing == "auto" else self.mixing
         tree = (
@@ -156,7 +168,8 @@ class LatentHierarchy(TaskPrior):
     def _find(self, statistics: TaskStatistics) -> TaskTree:
         """The tree in units of the diagonal of Σ: its full form would hide who is near whom."""
         root = self.form.scale(self.eta, self.sizes.num_features).root
-        return find_tree(statistics, DiagonalScale(root.square().sum(-1).sqrt()))
+        leaves = self.diffusion.leaves(statistics, self.eta, self.scatter)
+        return find_tree(leaves, DiagonalScale(root.square().sum(-1).sqrt()))
 
     def refresh(
         self,
@@ -170,8 +183,12 @@ class LatentHierarchy(TaskPrior):
         $$\sum_f \log Z(\textstyle\sum_g S_g) - \log Z(\sum_{g \ne f} S_g),$$
         with the tree found from the statistics $S_g$, $g \ne f$, of the other folds.
         """
-        if count:
-            return False
+        if count != self.diffusion.rounds:
+            more = count < 2 * self.diffusion.rounds + 1
+            if more:
+                along = self._along()
+                self.set_eta(self.diffusion.rates(posterior, self.eta, self.scatter, along))
+            return more
         parts = folds()
         whole = functools.reduce(operator.add, parts)
         others = [
@@ -184,9 +201,9 @@ class LatentHierarchy(TaskPrior):
             pairs = zip(others, trees, strict=True)
             scores = torch.stack([self._held_out(part, whole, tree) for part, tree in pairs])
             mixing = _MIXINGS[smallest_as_good(scores)]
-        if mixing:
+        if mixing and self.share == "weights":
             self._check_memory()
-        self._set_tree(self._find(whole).supported_by(trees), mixing)
+        self._set_tree(self._find(whole), mixing)
         return mixing > 0
 
     def _check_memory(self) -> None:
@@ -208,101 +225,153 @@ class LatentHierarchy(TaskPrior):
         EM steps on the other folds make $\eta$ forget the fold, then follow $\lambda$: a $\Sigma$
         fitted without a tree has taken in what a tree would say.
         """
-        eta, scores = self.eta, []
+        diffusion, scores = self.diffusion, []
+        eta = diffusion.forget(self.eta, self.scatter)
         for mixing in _MIXINGS:
-            levels = make_levels(tree, tree.heights.new_tensor(mixing))
+            along = Branching.of(tree, tree.heights.new_tensor(mixing))
             for _ in range(_STEPS if mixing else _FORGETTING):
-                posterior = self._condition(others, eta, levels)
-                eta |= update_population(self.form, eta, posterior, self.scatter)
-            after, before = (self._at_centre(part, eta, levels) for part in (whole, others))
-            scores.append(after.log_normaliser - before.log_normaliser)
+                eta = diffusion.step(others, eta, self.scatter, along)
+            after, before = (
+                diffusion.log_evidence(part, eta, self.scatter, along) for part in (whole, others)
+            )
+            scores.append(after - before)
         return torch.stack(scores)
 
-    def _at_centre(
-        self, statistics: TaskStatistics, eta: Eta, levels: tuple[Level, ...]
-    ) -> _AtCentre:
-        scale = self.form.scale(eta, self.sizes.num_features)
-        # w = L x:  Ã = Lᵀ A L,  h̃ = Lᵀ b
-        white = scale.adjoint(scale.adjoint(statistics.A).mT)
-        linear = scale.adjoint(statistics.b[..., None])[..., 0]
-        white = white.expand(*linear.shape, linear.shape[-1])
-        upward = pass_upward(levels, white, linear)
-        # m = L μ:  T = Lᵀ S⁻¹ L,  Q = T + P,  μ̂ = Q⁻¹ h
-        variance = self.scatter / eta["centre_precision"][..., None]
-        half = scale.root / variance.sqrt()[..., None]
-        prior = half.mT @ half
-        factor = torch.linalg.cholesky(prior + upward.precision)
-        centre = torch.cholesky_solve(upward.linear[..., None], factor)[..., 0]
-        # log p(D | η) = Σ c_k + Σ_i log Z_i + ½ hᵀ Q⁻¹ h − ½ log|Q| + ½ log|T|
-        log_normaliser = (
-            statistics.c.sum()
-            + upward.log_normaliser
-            + 0.5 * (upward.linear * centre).sum()
-            - factor.diagonal(dim1=-2, dim2=-1).log().sum()
-            + 0.5 * torch.linalg.slogdet(prior).logabsdet.sum()
-        )
-        return _AtCentre(scale, upward, factor, centre, log_normaliser)
-
-    def _tree_levels(self) -> tuple[Level, ...]:
-        """The levels of the tree, made anew when the tree is another."""
+    def _along(self) -> Branching:
+        """The branches of the tree, made anew when the tree is another."""
         key = (self.merges, self.heights, self.mixing_weight)
-        if self._levels is None or any(
-            a is not b for a, b in zip(self._levels[0], key, strict=True)
+        if self._branching is None or any(
+            a is not b for a, b in zip(self._branching[0], key, strict=True)
         ):
-            self._levels = (key, make_levels(self.tree, self.mixing_weight))
-        return self._levels[1]
+            self._branching = (key, Branching.of(self.tree, self.mixing_weight))
+        return self._branching[1]
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
-        return self._condition(statistics, eta, self._tree_levels())
-
-    def _condition(
-        self, statistics: TaskStatistics, eta: Eta, levels: tuple[Level, ...]
-    ) -> WeightPosterior:
-        scale, upward, factor, centre, log_normaliser = self._at_centre(statistics, eta, levels)
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        # Q^{-1/2} is wanted as such: it carries the centre's uncertainty to every node
-        root = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT
-        down = pass_downward(levels, upward, centre, root)
-        mean = scale.apply(down.mean[..., None])[..., 0]
-        return WeightPosterior(
-            log_weights=mean.new_zeros(len(mean), 1),
-            means=mean[:, None],
-            roots=TreeRoots(scale, down.covariance, root, levels, down.steps),
-            log_normaliser=log_normaliser,
-            effective=down.effective[:, None],
-            shared=Centre(
-                scale.apply(centre[..., None])[..., 0][None],
-                scale.apply(root)[None],
-                scale.colour(self.form.part(down.scatter)),
-            ),
-        )
+        return self.diffusion.condition(statistics, eta, self.scatter, self._along())
 
     def update(self, posterior: WeightPosterior) -> None:
-        self.set_eta(update_population(self.form, self.eta, posterior, self.scatter))
+        self.set_eta(self.diffusion.update(posterior, self.eta, self.scatter, self._along()))
+
+    def settle(self, statistics: TaskStatistics, posterior: WeightPosterior) -> None:
+        super().settle(statistics, posterior)
+        # what places in the tree say of the weights of a new task
+        leaves = self.diffusion.leaves(statistics, self.eta, self.scatter)
+        self.register_buffer("leaf_precision", leaves.A)
+        self.register_buffer("leaf_linear", leaves.b)
+
+    def _factors(self) -> tuple[Factor, Factor]:
+        return whitened_factors(
+            self.form,
+            self.leaf_precision,
+            self.leaf_linear,
+            self.eta,
+            self.diffusion.spread(self.scatter),
+        )
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
-        # nothing is known of where a new task would stand: it branches off at the centre
-        root = self.form.scale(eta, self.sizes.num_features).root
-        return around_centre(posterior.centre(), root, num_tasks)
+        if not self._mixes:
+            root = self.form.scale(eta, self.sizes.num_features).root
+            return around_centre(posterior.centre(), root, num_tasks)
+        # a task of which nothing is known stands anywhere in the tree; at one η, not at draws
+        law = self._newcomer()
+        means, own = self.diffusion.newcomer(law, self.eta, self.scatter)
+        return WeightPosterior(
+            log_weights=law.share.log().expand(num_tasks, -1),
+            means=means.expand(num_tasks, *means.shape),
+            roots=Roots.independent(own.expand(num_tasks, *own.shape)),
+            log_normaliser=means.new_zeros(()),
+        )
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether the law of a new task is a mixture over places."""
+        return self.share == "covariance" or bool(self.mixing_weight)
+
+    def _newcomer(self) -> Newcomer:
+        law = newcomer(self.tree, *self._factors(), float(self.mixing_weight))
+        return Newcomer(*(tensor.to(self.scatter) for tensor in law))
+
+    def condense(self, newcomers: WeightPosterior) -> WeightPosterior:
+        """One Gaussian with the moments of the mixture over places."""
+        return newcomers.moment_matched() if self._mixes else newcomers
+
+    def grow(
+        self, information: Tensor, posterior: WeightPosterior, newcomers: WeightPosterior | None
+    ) -> None:
+        super().grow(information, posterior, newcomers)
+        if newcomers is not None:
+            new = self.attached.new_zeros(len(newcomers.means), self.attached.shape[1])
+            if self._mixes:
+                new = newcomers.log_weights.exp() @ self._newcomer().correlation
+            self.register_buffer("attached", torch.cat([self.attached, new]))
 
     def relations(self) -> Tensor:
-        r"""Prior correlation of two tasks' weights around the centre, (K, K), symmetric.
+        r"""Prior correlation of what diffuses in two tasks, around the centre, (K, K), symmetric.
 
-        $\lambda C_{jk}$ with ones on the diagonal: the identity where there is no tree.
+        $\lambda C_{jk}$ with ones on the diagonal: the identity where there is no tree. That of a
+        task that came by `adapt` is averaged over its places in the tree; two such tasks have 0.
         """
-        relations = self.mixing_weight * self.tree.correlation()
-        added = len(self.information) - len(relations)  # tasks that came by `adapt`
-        padded = torch.nn.functional.pad(relations, (0, added, 0, added))
-        return padded.fill_diagonal_(1.0)
+        between = self.mixing_weight * self.tree.correlation()
+        new = self.attached
+        among = new.new_zeros(len(new), len(new))
+        relations = torch.cat([torch.cat([between, new.mT], 1), torch.cat([new, among], 1)])
+        return relations.fill_diagonal_(1.0)
 
     # ---- read-outs ----------------------------------------------------------------------------
 
+    def weigh_clades(self, sweeps: int = 20, *, seed: int = 0, progress: bool = True) -> TaskTree:
+        r"""The tree with the posterior probability of each of its clades.
+
+        Trees are drawn given the rows, at the hyperparameters and $\lambda$ of the fit; a sweep of
+        the chain prunes and regrafts every subtree once, $O(K^2 D^3)$; see `trees.sampling`.
+        Where $\lambda = 0$ the rows say nothing of a tree, and the prior is returned.
+
+        Args:
+            sweeps: of the chain; the first fifth is left out.
+            seed: the only source of randomness.
+            progress: whether to show a progress bar.
+
+        Raises:
+            ValueError: for `sweeps` below 1.
+
+        Example:
+            >>> from bmm_multitask_learning import LatentHierarchy, MultitaskModel, datasets, fit
+            >>> data, truth = datasets.make_tree(num_tasks=6, num_features=3, seed=0)
+            >>> model = MultitaskModel(prior=LatentHierarchy(mixing=0.9))
+            >>> result = fit(model, data, progress=False)
+            >>> tree = model.prior.weigh_clades(sweeps=2, progress=False)
+            >>> list(tree.clades().values())[-1]  # the clade of all tasks
+            1.0
+        """
+        return weighed(
+            self.tree,
+            *self._factors(),
+            float(self.mixing_weight),
+            sweeps=sweeps,
+            rng=np.random.default_rng(seed),
+            progress=progress,
+        )
+
     @property
     def covariance_matrix(self) -> Tensor:
-        r"""$\Sigma$, (O, D, D), in squared units of the weights."""
+        r"""$\Sigma$, (O, D, D), in squared units of what diffuses."""
         return covariance_matrix(self.form, self.eta, self.sizes.num_features)
+
+    @property
+    def log_standard_deviation(self) -> Tensor:
+        """Of each weight under `share="covariance"`, (K, O, D), in log units of the weights.
+
+        Raises:
+            TypeError: where weights are shared: all tasks have one covariance then.
+        """
+        if not isinstance(self.diffusion, ScaleDiffusion):
+            raise TypeError(
+                'log_standard_deviation is what LatentHierarchy(share="covariance") has; this '
+                "prior shares weights, whose covariance is covariance_matrix."
+            )
+        return self.diffusion.log_standard_deviation(self.eta, self.scatter)
 
 
 def smallest_as_good(scores: Tensor) -> int:
@@ -318,13 +387,3 @@ def smallest_as_good(scores: Tensor) -> int:
     behind = scores[:, [int(scores.sum(0).argmax())]] - scores
     error = behind.std(0) * len(scores) ** 0.5
     return int((behind.sum(0) <= error).to(torch.int64).argmax())
-
-
-class _AtCentre(NamedTuple):
-    """All factors brought to the centre: its posterior's Cholesky factor and mean, whitened."""
-
-    scale: Scale
-    upward: Upward
-    factor: Tensor
-    centre: Tensor
-    log_normaliser: Tensor

@@ -98,7 +98,8 @@ def _sizes(A: Tensor) -> Tensor | None:
     trace = A.diagonal(dim1=-2, dim2=-1).sum(-1)
     size = trace / trace[0].clamp(min=torch.finfo(A.dtype).tiny)
     rest = (A - size[..., None, None] * A[0]).abs().amax((-2, -1))
-    return size if bool((rest <= 1e-13 * trace).all()) else None
+    rounding = 500 * torch.finfo(A.dtype).eps
+    return size if bool((rest <= rounding * trace).all()) else None
 
 
 def _condition_alike(

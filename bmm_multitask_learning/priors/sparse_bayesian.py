@@ -32,12 +32,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..distributions import (
-    GIG,
-    GeneralizedInverseGaussian,
-    MatrixNormal,
-    SphericalCauchy,
-)
+from ..distributions import GIG, GeneralizedInverseGaussian, MatrixNormal, SphericalCauchy
 from ..gaussian import DenseScale, DiagonalScale, Scale
 from ..hyperparameters import Eta
 from ..posterior import Centre, WeightPosterior, mixture_posterior
@@ -65,7 +60,8 @@ class SparseBayesian(TaskPrior):
             intercept, is a group of its own before the others.
         rank: R, columns of V: how many patterns of weights the tasks share, at most. Each has K
             numbers that are fitted; those that are not worth their `complexity` are 0. Without
-            any, tasks share which features matter and nothing else.
+            any, tasks share which features matter and nothing else. Targets of the same rows
+            whose noise goes together can show a pattern that is the noise's: compare `rank=0`.
         hyperprior: law of each precision $\gamma_g$, a `GIG` or its three numbers
             $(\omega, \chi, \varphi)$: `GIG.gamma(shape, rate)` makes weights a matrix Student-t,
             `GIG.inverse_gamma` a matrix Laplace, `GIG.jeffreys()` ARD. The default is densest at
@@ -73,13 +69,13 @@ class SparseBayesian(TaskPrior):
             `GIG.gamma(1.5, 0.5)` holds all groups near one size. The scale of $\gamma$, by which
             $\chi$ and $\varphi$ could be fitted, is $\tau$, which is.
         covariance: "diagonal", or "full" for a matrix $\Omega_g$ within each group of several
-            features, $\Omega_g^{-1} \sim \mathrm{Wishart}(D_g + 2, I)$, worth one task.
+            features, $\Omega_g^{-1} \sim \mathrm{Wishart}(2D_g + 1, (D_gI)^{-1})$.
         factorised: whether the closed form keeps weights and patterns apart, q(W) q(z), as the
             paper does, in place of integrating out both together. For comparison.
 
     Raises:
         ValueError: for groups that are no whole numbers or do not fit the features, a rank below
-            1, another `covariance`, or a `hyperprior` that is no law.
+            0, another `covariance`, or a `hyperprior` that is no law.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, SparseBayesian, datasets, fit
@@ -287,8 +283,10 @@ class SparseBayesian(TaskPrior):
         super().settle(statistics, posterior)
         self._keep_relevance(posterior)
 
-    def grow(self, information: Tensor, posterior: WeightPosterior) -> None:
-        super().grow(information, posterior)
+    def grow(
+        self, information: Tensor, posterior: WeightPosterior, newcomers: WeightPosterior | None
+    ) -> None:
+        super().grow(information, posterior, newcomers)
         self._keep_relevance(posterior)
         added = len(information) - self.loading.shape[1]
         typical = self.loading.mean(-1, keepdim=True).expand(-1, added)

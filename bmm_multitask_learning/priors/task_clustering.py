@@ -314,8 +314,10 @@ class TaskClustering(TaskPrior):
         super().settle(statistics, posterior)
         self.register_buffer("responsibilities", posterior.log_weights.exp())
 
-    def grow(self, information: Tensor, posterior: WeightPosterior) -> None:
-        super().grow(information, posterior)
+    def grow(
+        self, information: Tensor, posterior: WeightPosterior, newcomers: WeightPosterior | None
+    ) -> None:
+        super().grow(information, posterior, newcomers)
         self.register_buffer("responsibilities", posterior.log_weights.exp())
 
     def population(

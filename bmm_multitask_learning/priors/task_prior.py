@@ -136,12 +136,15 @@ class TaskPrior(ProbabilisticModule):
         """
         self.register_buffer("information", own_information(statistics, posterior))
 
-    def grow(self, information: Tensor, posterior: WeightPosterior) -> None:
+    def grow(
+        self, information: Tensor, posterior: WeightPosterior, newcomers: WeightPosterior | None
+    ) -> None:
         """Read-outs for more tasks than were in the fit: what `adapt` learned of them.
 
         Args:
             information: (K,) of all tasks, see `settle`.
             posterior: of all tasks.
+            newcomers: of the tasks that were not known, from `population`; or none.
         """
         self.register_buffer("information", information)
 
@@ -157,6 +160,14 @@ class TaskPrior(ProbabilisticModule):
             task_features: (num_tasks, F) or None.
             num_tasks: number of new tasks.
         """
+
+    def condense(self, newcomers: WeightPosterior) -> WeightPosterior:
+        """The law of new tasks in the form in which the model keeps its tasks'.
+
+        Args:
+            newcomers: `population`, or what it became by rows of the new tasks.
+        """
+        return newcomers
 
     @abstractmethod
     def relations(self) -> Tensor:

@@ -22,9 +22,9 @@ _FORM = FullCovariance()
 @final
 @dataclasses.dataclass(frozen=True)
 class WithinGroups:
-    r"""Precisions $\Omega_g^{-1} \sim \mathrm{Wishart}(D_g + 2, I)$ of groups of features.
+    r"""Groups: precisions $\Omega_g^{-1} \sim \mathrm{Wishart}(2D_g + 1, (D_gI)^{-1})$.
 
-    The prior has its mode at the identity and is worth one task. Groups of one size s are one
+    The prior has its mode at the identity and is worth $D_g$ tasks. Groups of one size s are one
     hyperparameter, "shape_s" (G_s, s, s); a group of one feature has none, because $\gamma_g$ is
     its scale.
 
@@ -68,10 +68,12 @@ class WithinGroups:
 
     def hyperprior(self, like: Tensor) -> Eta:
         """Sample every precision."""
-        ones = {name: like.new_ones(index.shape) for name, index in self.blocks.items()}
+        sizes = {
+            name: like.new_full(index.shape, index.shape[1]) for name, index in self.blocks.items()
+        }
         return {
-            name: pyro.sample(name, joint(Wishart(unit.sum(-1) + 2, unit)))
-            for name, unit in ones.items()
+            name: pyro.sample(name, joint(Wishart(2 * worth[..., 0] + 1, worth)))
+            for name, worth in sizes.items()
         }
 
     def precision(self, eta: Eta, like: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ class WithinGroups:
         return root.square().sum((0, 1, 3))
 
     def update(self, eta: Eta, total: Tensor, level: Tensor, count: Tensor) -> Eta:
-        r"""$\Omega_g = (I + \gamma_g S_{gg} / \tau) / (1 + n)$: the mode given the rest.
+        r"""$\Omega_g = (D_gI + \gamma_g S_{gg} / \tau) / (D_g + n)$: the mode given the rest.
 
         Args:
             eta: present values.

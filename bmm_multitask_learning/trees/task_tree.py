@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Sequence
 from typing import final
 
@@ -26,7 +27,7 @@ class TaskTree:
     Args:
         merges: (K - 1, 2) the two nodes that each merge joins.
         heights: (K - 1,) of the merges, not falling.
-        support: (K - 1,) how certain each clade is, in [0, 1], where that is known.
+        probability: (K - 1,) posterior of the clade below each merge, where it is known.
 
     Example:
         >>> tree = TaskTree(torch.tensor([[0, 2], [1, 3]]), torch.tensor([0.25, 1.0]))
@@ -40,7 +41,7 @@ class TaskTree:
 
     merges: Tensor
     heights: Tensor
-    support: Tensor | None = None
+    probability: Tensor | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -87,18 +88,17 @@ class TaskTree:
         heights = self.heights.cpu().numpy()
         return np.column_stack([merges, heights, sizes[self.num_tasks :]]).astype(np.float64)
 
-    def clades(self) -> list[frozenset[int]]:
-        """The tasks below each merge, in the order of the merges; the last holds all."""
+    def clades(self) -> dict[frozenset[int], float]:
+        """The tasks below each merge, in the order of the merges, and the clade's probability.
+
+        The last clade holds all tasks. A probability that is not known is NaN.
+        """
         below = [frozenset([k]) for k in range(self.num_tasks)]
         for left, right in self.merges.tolist():
             below.append(below[left] | below[right])
-        return below[self.num_tasks :]
-
-    def supported_by(self, others: Sequence[TaskTree]) -> TaskTree:
-        """The same tree; the support of a clade is the share of `others` that have it too."""
-        seen = [set(other.clades()) for other in others]
-        share = [sum(clade in one for one in seen) / len(seen) for clade in self.clades()]
-        return dataclasses.replace(self, support=self.heights.new_tensor(share))
+        known = self.heights.new_full(self.heights.shape, torch.nan)
+        chances = known if self.probability is None else self.probability
+        return dict(zip(below[self.num_tasks :], chances.tolist(), strict=True))
 
     def cut(self, num_groups: int) -> NDArray[np.int64]:
         """(K,) group of each task, 0.., when the tree is cut into `num_groups`.
@@ -116,15 +116,14 @@ class TaskTree:
         return (fcluster(self.linkage(), num_groups, "maxclust") - 1).astype(np.int64)
 
     def newick(self, names: Sequence[Hashable] | None = None) -> str:
-        """The tree in Newick's format with branch lengths, and support where it is known.
+        """The tree in Newick's format with branch lengths, and clades' probabilities where known.
 
         Args:
             names: (K,) of the tasks, such as `model.tasks`; their numbers by default.
         """
         shown = [_quoted(str(n)) for n in (range(self.num_tasks) if names is None else names)]
         lengths = self.lengths().tolist()
-        support = [] if self.support is None else self.support.tolist()
-        labels = [f"{share:.6g}" for share in support] or [""] * (self.num_tasks - 1)
+        labels = ["" if math.isnan(p) else f"{p:.6g}" for p in self.clades().values()]
         for (left, right), label in zip(self.merges.tolist(), labels, strict=True):
             pair = (f"{shown[node]}:{lengths[node]:.6g}" for node in (left, right))
             shown.append(f"({','.join(pair)}){label}")

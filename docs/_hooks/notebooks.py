@@ -10,8 +10,10 @@ from mkdocs.structure.files import File, Files
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {
-    "school_clusters.ipynb": "school/school_malsar.mat",
-    "sparse_bayesian.ipynb": "sarcos/sarcos_inv_test.mat",
+    "gallery.ipynb": ("school/school_malsar.mat", "landmine/LandmineData.mat"),
+    "latent_hierarchy.ipynb": ("landmine/LandmineData.mat",),
+    "school_clusters.ipynb": ("school/school_malsar.mat",),
+    "sparse_bayesian.ipynb": ("sarcos/sarcos_inv_test.mat",),
 }
 
 log = logging.getLogger("mkdocs.hooks.notebooks")
@@ -22,9 +24,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     # a wish for widgets, in a page of text
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     home = os.environ.get("BMM_DATA_HOME")
-    for name, file in NEEDS.items():
-        if home is None or not (Path(home) / file).is_file():
-            log.info("%s is shown without outputs: no %s in $BMM_DATA_HOME.", name, file)
+    for name, files in NEEDS.items():
+        missing = [file for file in files if home is None or not (Path(home) / file).is_file()]
+        if missing:
+            log.info("%s is shown without outputs: no %s in $BMM_DATA_HOME.", name, missing[0])
             config.plugins["mkdocs-jupyter"].config["execute_ignore"] += [name]
     return config
 

@@ -126,7 +126,7 @@ def main(simulations: int = SIMULATIONS) -> None:
         seconds[method] = round(time.perf_counter() - started)
         p = dict(zip(table, uniformity(table.to_numpy(), KEPT), strict=True))
         right = [value for name, value in p.items() if NARROW not in name]
-        p["**smallest of the right ones × number**"] = min(right) * len(right)
+        p["**smallest of the right ones × number**"] = min(1.0, min(right) * len(right))
         body += [
             [method, name, f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"]
             for name, value in p.items()
