@@ -73,7 +73,8 @@ def weight_law(prior: TaskPrior) -> JointLaw:
                     own[np.ix_(at, at)] = root[:, None] * inner * root
             covariance[0, o] = np.kron(tasks, own)
         elif isinstance(prior, TaskCovariance):
-            mode = 0.5 * np.eye(K) + 0.5  # any two tasks correlated by one half
+            alike = eta["correlation"][0]
+            mode = (1 - alike) * np.eye(K) + alike  # any two tasks correlated alike
             half = sqrtm(mode)
             tasks = half @ np.linalg.inv(eta["task_precision"]) @ half
             covariance[0, o] = np.kron(tasks, covariance_of(eta, (o,), D))
