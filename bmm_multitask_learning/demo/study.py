@@ -173,7 +173,7 @@ class Study:
                     self.effects[:, school].mean(),
                     share[school, 0],
                     share[school, 9],
-                    1 - share[school, places - 11],
+                    chance[school, places - 10 :].sum(),
                     f"{low} to {min(high, places)}",
                 ]
             )
