@@ -23,7 +23,7 @@ LEVEL = 0.01
 MIXTURES = [name for name in PRIORS if name.startswith("clusters")]
 GAUSSIANS = [name for name in PRIORS if name not in MIXTURES]
 # whose tasks, at the hyperparameters that are drawn, are strongly correlated a posteriori
-RELATED = ["shared-diagonal", "hierarchy-full", "sparse", "covariance-full"]
+RELATED = ["shared-diagonal", "hierarchy-full"]
 
 
 @functools.cache
