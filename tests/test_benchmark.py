@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
+from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 from typer.testing import CliRunner, Result
 
@@ -24,6 +26,7 @@ from bmm_multitask_learning.benchmarks import (
     Split,
     features,
     peers,
+    sampled,
     scores,
 )
 from bmm_multitask_learning.benchmarks.landmine import with_all_classes
@@ -386,6 +389,30 @@ def test_coregionalisation_predicts_with_its_noise():
     lower, upper = forecast.interval.T
     np.testing.assert_allclose((lower + upper) / 2, forecast.mean)
     assert scores.numeric(problem(Split("0.5", 0)), forecast)["RMSE"] < 0.7
+
+
+def test_sampled_model_says_what_it_cannot_do(monkeypatch):
+    [nuts] = sampled.hierarchical().values()
+    small = problem(Split("0.5", 0))
+    with pytest.raises(Exception, match="more than 4000 weights"):
+        nuts(small._replace(num_tasks=2001))
+    monkeypatch.setitem(sys.modules, "numpyro", None)
+    with pytest.raises(Exception, match="NumPyro is not installed"):
+        nuts(small)
+
+
+def test_predictions_of_draws_are_their_mixture():
+    """Slopes of 1 and 3 with noise of 1/2 and 1/4; targets of deviation 2."""
+    train = Rows(np.ones((2, 1)), np.array([-2.0, 2.0]), np.zeros(2, int))
+    test = Rows(np.ones((1, 1)), np.array([3.0]), np.zeros(1, int))
+    draws = {"weights": np.array([[[1.0]], [[3.0]]]), "noise": np.array([0.5, 0.25])}
+    forecast = sampled._numbers(Problem(train, test, 1), draws)
+    assert forecast.mean == pytest.approx([4.0])
+    density = 0.5 * (norm.pdf(3, 2, 1.0) + norm.pdf(3, 6, 0.5))
+    assert forecast.log_prob == pytest.approx([np.log(density)])
+    probability = sampled._classes(Problem(train, test._replace(y=np.ones(1)), 1), draws)
+    assert probability.mean == pytest.approx([expit([1.0, 3.0]).mean()])
+    assert probability.log_prob == pytest.approx(np.log(probability.mean))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from .. import datasets
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .features import standardised
 from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
 
@@ -60,6 +60,7 @@ LANDMINE = Protocol(
         **peers.logistic(),
         "MultiTaskLassoCV": cannot("no classes"),
         "GPyTorch ICM (linear)": cannot("no classes"),
+        **sampled.hierarchical(yes_or_no=True),
     },
     prepare=prepare,
     score=scores.labels,
@@ -72,7 +73,10 @@ LANDMINE = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("AUC", "log_density"),
-    some=dict.fromkeys(("TaskClustering", "VariationalWeighting"), draws(SIZES, 10)),
+    some={
+        **dict.fromkeys(("TaskClustering", "VariationalWeighting"), draws(SIZES, 10)),
+        "NumPyro NUTS (hierarchical)": draws(SIZES, 2),
+    },
     quick_splits=draws(("20", "80"), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (full)"),
 )

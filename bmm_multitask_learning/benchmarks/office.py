@@ -65,6 +65,7 @@ OFFICE = Protocol(
         **peers.logistic(NUM_KINDS),
         "MultiTaskLassoCV": cannot("no classes"),
         "GPyTorch ICM (linear)": cannot("no classes"),
+        "NumPyro NUTS (hierarchical)": cannot("two classes at most"),
     },
     prepare=prepare,
     score=scores.classes,

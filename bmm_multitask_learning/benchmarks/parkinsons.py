@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import datasets
 from ..data import TaskData
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .features import standardised
 from .protocol import Forecast, Metric, Problem, Protocol, Rows, Split, cannot, draws
 
@@ -59,6 +59,7 @@ PARKINSONS = Protocol(
         **peers.ridge(),
         "MultiTaskLassoCV": cannot("needs shared inputs"),
         **peers.coregionalisation(),
+        **sampled.hierarchical(),
     },
     prepare=prepare,
     score=scores.explained,
@@ -71,7 +72,9 @@ PARKINSONS = Protocol(
     ),
     reference="SharedGaussian (diagonal)",
     compared=("EV_within", "log_density"),
-    some={"GPyTorch ICM (linear)": draws(("total", "motor"), 1)},
+    some=dict.fromkeys(
+        ("GPyTorch ICM (linear)", "NumPyro NUTS (hierarchical)"), draws(("total", "motor"), 1)
+    ),
     quick_splits=draws(("total",), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (diagonal)"),
 )

@@ -9,7 +9,7 @@ from sklearn.linear_model import ARDRegression
 
 from .. import datasets
 from ..priors import SparseBayesian
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .features import with_constant
 from .protocol import Array, Forecast, Metric, Problem, Protocol, Rows, Split, draws
 
@@ -82,6 +82,7 @@ SARCOS = Protocol(
         "ARDRegression (per task)": peers.each(ARDRegression),
         **peers.multitask_lasso(),
         **peers.coregionalisation(),
+        **sampled.hierarchical(),
     },
     prepare=prepare,
     score=score,
@@ -93,7 +94,9 @@ SARCOS = Protocol(
     ),
     reference="SharedGaussian (diagonal)",
     compared=("nMSE", "log_density"),
-    some={"GPyTorch ICM (linear)": draws(SIZES, 2, first=100)},
+    some=dict.fromkeys(
+        ("GPyTorch ICM (linear)", "NumPyro NUTS (hierarchical)"), draws(SIZES, 2, first=100)
+    ),
     quick_splits=draws(("50 a torque", "50 shared"), 2, first=100),
     quick_methods=(
         *("IndependentTasks", "PooledTasks", "SharedGaussian (diagonal)"),

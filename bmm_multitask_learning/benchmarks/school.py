@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 from .. import datasets
 from ..data import TaskData
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .features import standardised
 from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
 
@@ -44,6 +44,7 @@ SCHOOL = Protocol(
         **peers.ridge(),
         "MultiTaskLassoCV": cannot("needs shared inputs"),
         "GPyTorch ICM (linear)": cannot(f"more than {peers.MOST_ROWS} rows"),
+        **sampled.hierarchical(),
     },
     prepare=prepare,
     score=scores.explained,
@@ -58,7 +59,7 @@ SCHOOL = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("EV_global", "log_density"),
-    some={"TaskCovariance": draws(("",), 1)},
+    some=dict.fromkeys(("TaskCovariance", "NumPyro NUTS (hierarchical)"), draws(("",), 1)),
     quick_splits=draws(("",), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (full)"),
 )

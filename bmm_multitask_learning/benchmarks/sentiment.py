@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from .. import datasets
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .features import one_scale
 from .landmine import with_all_classes
 from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
@@ -64,6 +64,7 @@ SENTIMENT = Protocol(
         **peers.logistic(),
         "MultiTaskLassoCV": cannot("no classes"),
         "GPyTorch ICM (linear)": cannot("no classes"),
+        **sampled.hierarchical(yes_or_no=True),
     },
     prepare=prepare,
     score=scores.classes,

@@ -10,7 +10,7 @@ import numpy as np
 from .. import metrics
 from ..likelihoods import Gaussian
 from ..priors import IndependentTasks, TaskClustering
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .planted import TEST_ROWS
 from .protocol import Array, Forecast, Metric, Problem, Protocol, Rows, Split, draws
 
@@ -73,6 +73,7 @@ UNRELATED = Protocol(
         **peers.ridge(),
         **peers.multitask_lasso(),
         **peers.coregionalisation(),
+        **sampled.hierarchical(),
     },
     prepare=prepare,
     score=score,
@@ -87,7 +88,9 @@ UNRELATED = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("ratio", "log_density"),
-    some={"GPyTorch ICM (linear)": draws(("10", "30"), 2)},
+    some=dict.fromkeys(
+        ("GPyTorch ICM (linear)", "NumPyro NUTS (hierarchical)"), draws(("10", "30"), 2)
+    ),
     quick_splits=draws(("10",), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (full)", "TaskClustering"),
 )

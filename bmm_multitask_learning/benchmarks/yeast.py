@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from .. import datasets
 from ..priors import SparseBayesian
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .features import standardised
 from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
 
@@ -38,6 +38,7 @@ YEAST = Protocol(
         **peers.logistic(),
         **peers.multitask_lasso(probabilities=True),
         "GPyTorch ICM (linear)": cannot("no classes"),
+        **sampled.hierarchical(yes_or_no=True),
     },
     prepare=prepare,
     score=scores.labels,
