@@ -109,10 +109,10 @@ def test_one_planted_cluster() -> None:
     assert (table(PLANTED, "1 cluster", 10, "TaskClustering (full)").found == 1).all()
 
 
-@pytest.mark.parametrize("rows", ["10", "30"])
-def test_unrelated_tasks_are_left_alone(rows: str) -> None:
+@pytest.mark.parametrize("size", ["64 × 10", "64 × 30"])
+def test_unrelated_tasks_are_left_alone(size: str) -> None:
     methods = ["SharedGaussian (full)", "SparseBayesian", "TaskClustering"]
-    assert table(UNRELATED, rows, 5, *methods).ratio.max() <= 1.02
+    assert table(UNRELATED, size, 5, *methods).ratio.max() <= 1.02
 
 
 def test_planted_tree() -> None:
@@ -126,9 +126,9 @@ def test_planted_tree() -> None:
     assert (ratio <= 0.85).all()
 
 
-@pytest.mark.parametrize("rows", ["10", "30"])
-def test_no_tree_where_there_is_none(rows: str) -> None:
-    ratio = table(UNRELATED, rows, 5, "LatentHierarchy", "SharedGaussian (diagonal)").ratio
+@pytest.mark.parametrize("size", ["64 × 10", "64 × 30"])
+def test_no_tree_where_there_is_none(size: str) -> None:
+    ratio = table(UNRELATED, size, 5, "LatentHierarchy", "SharedGaussian (diagonal)").ratio
     wide = ratio.unstack()
     assert (wide["LatentHierarchy"] <= 1.02 * wide["SharedGaussian (diagonal)"]).all()
 

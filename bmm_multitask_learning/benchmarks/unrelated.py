@@ -14,9 +14,10 @@ from . import library, peers, sampled, scores
 from .planted import TEST_ROWS
 from .protocol import Array, Forecast, Metric, Problem, Protocol, Rows, Split, draws
 
-NUM_TASKS, NUM_FEATURES, NOISE = 64, 6, 0.5
+NUM_FEATURES, NOISE = 6, 0.5
+SIZES = ("64 × 10", "64 × 30", "8 × 10")
 TEXT = f"""
-{NUM_TASKS} tasks of n rows (*size*) in {NUM_FEATURES} features, w ~ N(0, I), noise {NOISE}; scored
+K tasks of n rows (*size*: K × n) in {NUM_FEATURES} features, w ~ N(0, I), noise {NOISE}; scored
 on {TEST_ROWS} fresh rows a task. *Ratio* is the RMSE over that of `IndependentTasks` on the same
 data, its mean and its worst over the seeds; *without noise* the same of the errors without the
 noise of the targets. Above 1 is negative transfer. GPyTorch is fitted to the first two seeds of
@@ -35,12 +36,12 @@ class Base(NamedTuple):
 @lru_cache(maxsize=1)
 def prepare(split: Split) -> Problem:
     """Weights, train rows and fresh rows, and what separate models make of them."""
-    size = int(split.size)
+    num_tasks, size = map(int, split.size.split(" × "))
     rng = np.random.default_rng([split.seed, size])
-    weights = rng.standard_normal((NUM_TASKS, NUM_FEATURES))
+    weights = rng.standard_normal((num_tasks, NUM_FEATURES))
     train, _ = _rows(weights, size, rng)
     test, mean = _rows(weights, TEST_ROWS, np.random.default_rng([split.seed, size, 1]))
-    problem = Problem(train, test, NUM_TASKS)
+    problem = Problem(train, test, num_tasks)
     alone = library.forecast(IndependentTasks(), Gaussian(), problem).mean
     return problem._replace(
         truth=Base(mean, metrics.rmse(mean, alone), metrics.rmse(test.y, alone))
@@ -49,7 +50,7 @@ def prepare(split: Split) -> Problem:
 
 def _rows(weights: Array, size: int, rng: np.random.Generator) -> tuple[Rows, Array]:
     """Rows of every task, and their mean without noise."""
-    task = np.repeat(np.arange(NUM_TASKS), size)
+    task = np.repeat(np.arange(len(weights)), size)
     x = rng.standard_normal((len(task), NUM_FEATURES))
     mean = np.einsum("nd,nd->n", x, weights[task])
     return Rows(x, mean + NOISE * rng.standard_normal(len(task)), task), mean
@@ -66,7 +67,7 @@ def score(problem: Problem, forecast: Forecast) -> dict[str, float]:
 UNRELATED = Protocol(
     name="unrelated",
     text=TEXT,
-    splits=draws(("10", "30"), 10),
+    splits=draws(SIZES, 10),
     methods={
         **library.numbers(),
         **library.numbers({"TaskClustering (C = 4)": lambda: TaskClustering(4)}),
@@ -88,9 +89,7 @@ UNRELATED = Protocol(
     ),
     reference="SharedGaussian (full)",
     compared=("ratio", "log_density"),
-    some=dict.fromkeys(
-        ("GPyTorch ICM (linear)", "NumPyro NUTS (hierarchical)"), draws(("10", "30"), 2)
-    ),
-    quick_splits=draws(("10",), 2),
+    some=dict.fromkeys(("GPyTorch ICM (linear)", "NumPyro NUTS (hierarchical)"), draws(SIZES, 2)),
+    quick_splits=draws(("64 × 10",), 2),
     quick_methods=("IndependentTasks", "PooledTasks", "SharedGaussian (full)", "TaskClustering"),
 )
