@@ -28,13 +28,17 @@ def prepare(split: Split) -> Problem:
     return standardised(Rows.of(train), Rows.of(test), NUM_LABELS)
 
 
+RANKS: library.Makers = {
+    "SparseBayesian (R = 0)": lambda: SparseBayesian(rank=0),
+    "SparseBayesian (R = 2)": lambda: SparseBayesian(rank=2),
+}
 YEAST = Protocol(
     name="yeast",
     text=TEXT,
     splits=draws(("",), 1),
     methods={
         **library.yes_or_no(),
-        **library.yes_or_no({"SparseBayesian (R = 2)": lambda: SparseBayesian(rank=2)}),
+        **library.yes_or_no(RANKS),
         **peers.logistic(),
         **peers.multitask_lasso(probabilities=True),
         "GPyTorch ICM (linear)": cannot("no classes"),
