@@ -25,10 +25,15 @@ from bmm_multitask_learning import (
 from bmm_multitask_learning.likelihoods import Poisson
 
 from . import asserts
-from .cases import EVERY_PRIOR, LIKELIHOODS, PRIORS, built_model, make_data
+from .cases import CHOOSING, EVERY_PRIOR, LIKELIHOODS, PRIORS, built_model, make_data
 
 
-@pytest.fixture(params=EVERY_PRIOR)
+def marked(name, *values):
+    """A parameter of a test; slow for priors that choose by cross-validation."""
+    return pytest.param(name, *values, marks=[pytest.mark.slow] * (name in CHOOSING))
+
+
+@pytest.fixture(params=map(marked, EVERY_PRIOR))
 def make_prior(request):
     return EVERY_PRIOR[request.param]
 
@@ -83,7 +88,7 @@ OVERCONFIDENT = ("weighting-log-linear",)
     [
         pytest.param(name, marks=pytest.mark.xfail(reason="overconfident"))
         if name in OVERCONFIDENT
-        else name
+        else marked(name)
         for name in EVERY_PRIOR
         if name != "pooled"
     ],
@@ -108,8 +113,12 @@ ENGINES = {
 
 
 # each prior with each engine that can fit it
-FITS = [(name, engine) for name in EVERY_PRIOR for engine in ENGINES]
-FITS = [fit for fit in FITS if fit[0] in PRIORS or fit[1] != "nuts"]
+FITS = [
+    marked(name, engine)
+    for name in EVERY_PRIOR
+    for engine in ENGINES
+    if EVERY_PRIOR[name]().generative or engine != "nuts"
+]
 
 
 @pytest.mark.parametrize(("name", "engine"), FITS)

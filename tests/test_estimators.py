@@ -252,6 +252,39 @@ def test_several_outputs_of_each_task(x, y):
     np.testing.assert_allclose(estimator.predict(x, TASK)[:, 1], one.predict(x, TASK), rtol=2e-4)
 
 
+LABELS = {
+    "strings": ["oak", "ash", "yew", "elm"],
+    "strings of numbers": ["9", "10", "08", "-1"],
+    "integers": [9, 10, 8, -1],
+    "a categorical with an order of its own": pd.Categorical(
+        ["oak", "ash", "yew", "elm"], categories=["yew", "oak", "elm", "ash"]
+    ),
+}
+
+
+@pytest.mark.parametrize("names", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("make", [MultitaskRegressor, MultitaskClassifier])
+def test_tasks_stand_in_the_order_of_task_data_whatever_the_order_of_rows(rng, make, names):
+    x = rng.normal(size=(20, 2))
+    task = np.asarray(pd.Series(names).iloc[np.tile([2, 0, 3, 1], 5)])
+    # no two tasks alike, and classes that appear in another order than theirs
+    number = rng.normal(size=20) + 10 * pd.factorize(task)[0]
+    y = number if make is MultitaskRegressor else np.where(number > 15, "a", "b")
+    features = dict(zip(list(names), rng.normal(size=(4, 1)), strict=True))
+    order = rng.permutation(20)
+    prior, known = SharedGaussian("isotropic"), TaskData(x, np.zeros(20), task).tasks
+    one = make(prior).fit(x, y, task, features)
+    two = make(prior).fit(x[order], y[order], task[order], features)
+    assert tuple(one.tasks_) == tuple(two.tasks_) == known == tuple(sorted(set(task)))
+    np.testing.assert_allclose(one.intercept_, two.intercept_, rtol=1e-6)
+    if make is MultitaskClassifier:
+        assert list(one.classes_) == list(two.classes_) == ["a", "b"]
+    # row k of a read-out is what predict says of that label
+    for k, label in enumerate(known):
+        line = one.coef_[k] @ x.T + one.intercept_[k]
+        np.testing.assert_allclose(one.predict_dist(x, label).latent_mean, line, rtol=1e-8)
+
+
 def test_unseen_task_gets_the_population_and_one_warning(x, y):
     estimator = MultitaskRegressor().fit(x, y, task=TASK)
     with pytest.warns(UserWarning, match="1 task\\(s\\) outside the fit") as caught:

@@ -43,7 +43,7 @@ class MultitaskClassifier(ClassifierMixin, MultitaskEstimator):  # type: ignore[
         classes_: (C,) sorted labels of the classes, of any type.
         model_: the fitted `MultitaskModel`, in standardised units.
         result_: `FitResult`: bound, converged, engine, seconds.
-        tasks_: (K,) labels.
+        tasks_: (K,) labels, sorted, whatever the order of the rows; of columns of y, theirs.
         coef_, intercept_: (K, [C,] D) and (K, [C]) posterior means; without C for two classes.
         relations_: (K, K), see the prior.
         n_features_in_, feature_names_in_: as in scikit-learn.

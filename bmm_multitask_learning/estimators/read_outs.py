@@ -75,7 +75,7 @@ class ReadOuts(ABC):
 
     @property
     def tasks_(self) -> npt.NDArray[Any]:
-        """(K,) labels of the tasks, in the order of every read-out."""
+        """(K,) labels of the tasks, in the order of every read-out; tasks of `adapt` are last."""
         check_is_fitted(self)
         return np.asarray(self.model_.tasks)
 

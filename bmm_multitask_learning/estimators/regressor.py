@@ -42,7 +42,7 @@ class MultitaskRegressor(RegressorMixin, MultitaskEstimator):  # type: ignore[mi
     Attributes:
         model_: the fitted `MultitaskModel`, in standardised units.
         result_: `FitResult`: bound, converged, engine, seconds.
-        tasks_: (K,) labels.
+        tasks_: (K,) labels, sorted, whatever the order of the rows; of columns of y, theirs.
         coef_, intercept_: (K, [O,] D) and (K, [O]) posterior means.
         relations_: (K, K), see the prior.
         n_features_in_, feature_names_in_: as in scikit-learn.
