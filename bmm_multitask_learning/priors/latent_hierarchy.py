@@ -22,8 +22,6 @@ References:
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Literal, final
 
@@ -45,6 +43,7 @@ from ..trees.sampling import weighed
 from ..trees.search import find_tree
 from ..trees.task_tree import caterpillar
 from .covariance import Covariance, covariance_form, covariance_matrix
+from .cross_fitting import smallest_as_good, whole_and_rests
 from .diffusion import Branching, Diffusion, WeightDiffusion, whitened_factors
 from .scale_diffusion import ScaleDiffusion
 from .shared_gaussian import around_centre
@@ -189,12 +188,7 @@ class LatentHierarchy(TaskPrior):
                 along = self._along()
                 self.set_eta(self.diffusion.rates(posterior, self.eta, self.scatter, along))
             return more
-        parts = folds()
-        whole = functools.reduce(operator.add, parts)
-        others = [
-            functools.reduce(operator.add, [*parts[:f], *parts[f + 1 :]])
-            for f in range(len(parts))
-        ]
+        whole, others = whole_and_rests(folds())
         trees = [self._find(part) for part in others]
         mixing = self.mixing
         if mixing == "auto":
@@ -372,18 +366,3 @@ class LatentHierarchy(TaskPrior):
                 "prior shares weights, whose covariance is covariance_matrix."
             )
         return self.diffusion.log_standard_deviation(self.eta, self.scatter)
-
-
-def smallest_as_good(scores: Tensor) -> int:
-    r"""The first column that is less than one standard error worse than the best.
-
-    Args:
-        scores: (F, J) of J candidates in F folds, the simplest first.
-
-    Example:
-        >>> smallest_as_good(torch.tensor([[0.0, 3.0, 3.5], [0.0, 2.0, 2.5], [0.0, 4.0, 3.5]]))
-        1
-    """
-    behind = scores[:, [int(scores.sum(0).argmax())]] - scores
-    error = behind.std(0) * len(scores) ** 0.5
-    return int((behind.sum(0) <= error).to(torch.int64).argmax())
