@@ -40,6 +40,12 @@ class Branching(NamedTuple):
         """The branches of a tree at one λ."""
         return cls(tree, mixing, make_levels(tree, mixing))
 
+    def at(self, tree: TaskTree) -> Branching:
+        """The same merges at other heights."""
+        lengths = tree.lengths(self.mixing)
+        levels = (level._replace(length=lengths[level.node]) for level in self.levels)
+        return self._replace(tree=tree, levels=tuple(levels))
+
 
 class Diffusion(Protocol):
     """What a task's place in the tree says of its weights.

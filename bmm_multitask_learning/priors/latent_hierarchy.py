@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.distributions.transforms import Transform
 
 from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta
@@ -41,7 +42,7 @@ from ..trees.factors import Factor
 from ..trees.places import Newcomer, newcomer
 from ..trees.sampling import weighed
 from ..trees.search import find_tree
-from ..trees.task_tree import caterpillar
+from ..trees.task_tree import HeightsTransform, caterpillar
 from .covariance import Covariance, covariance_form, covariance_matrix
 from .cross_fitting import smallest_as_good, whole_and_rests
 from .diffusion import Branching, Diffusion, WeightDiffusion, whitened_factors
@@ -119,7 +120,7 @@ class LatentHierarchy(TaskPrior):
         self.share = share
         self.form = covariance_form(covariance)
         self.diffusion = _SHARED[share](self.form)
-        self._branching: tuple[tuple[Tensor, Tensor, Tensor], Branching] | None = None
+        self._branching: Branching | None = None
 
     # ---- generative half ----------------------------------------------------------------------
 
@@ -188,7 +189,28 @@ class LatentHierarchy(TaskPrior):
                 along = self._along()
                 self.set_eta(self.diffusion.rates(posterior, self.eta, self.scatter, along))
             return more
-        whole, others = whole_and_rests(folds())
+        self._seek(folds())
+        return bool(self.mixing_weight)
+
+    def points(self) -> dict[str, Transform]:
+        r"""The heights, to the mode of their posterior: under their law, uniform, the bound's."""
+        return {"heights": HeightsTransform()}
+
+    def renew(self, folds: Callable[[], Sequence[TaskStatistics]]) -> bool:
+        r"""Find the tree and choose $\lambda$ anew; its heights stand where its clades do."""
+        if self.mixing == 0:
+            return False
+        tree, mixing = self.tree, float(self.mixing_weight)
+        self._seek(folds())
+        found = float(self.mixing_weight)
+        same = self.tree.clades().keys() == tree.clades().keys()
+        if same:
+            self._set_tree(tree, found)
+        return mixing != found or (found > 0 and not same)
+
+    def _seek(self, parts: Sequence[TaskStatistics]) -> None:
+        r"""The tree of all parts, and $\lambda$; see `refresh`."""
+        whole, others = whole_and_rests(parts)
         trees = [self._find(part) for part in others]
         mixing = self.mixing
         if mixing == "auto":
@@ -198,7 +220,6 @@ class LatentHierarchy(TaskPrior):
         if mixing and self.share == "weights":
             self._check_memory()
         self._set_tree(self._find(whole), mixing)
-        return mixing > 0
 
     def _check_memory(self) -> None:
         """Refuse, before the fit goes on, what its posterior cannot hold."""
@@ -232,13 +253,15 @@ class LatentHierarchy(TaskPrior):
         return torch.stack(scores)
 
     def _along(self) -> Branching:
-        """The branches of the tree, made anew when the tree is another."""
-        key = (self.merges, self.heights, self.mixing_weight)
-        if self._branching is None or any(
-            a is not b for a, b in zip(self._branching[0], key, strict=True)
-        ):
-            self._branching = (key, Branching.of(self.tree, self.mixing_weight))
-        return self._branching[1]
+        """The branches of the tree; their places are found anew where merges or λ are others."""
+        kept = self._branching
+        same = kept and kept.tree.merges is self.merges and kept.mixing is self.mixing_weight
+        if not kept or not same:
+            kept = Branching.of(self.tree, self.mixing_weight)
+        elif kept.tree.heights is not self.heights:
+            kept = kept.at(self.tree)
+        self._branching = kept
+        return kept
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         return self.diffusion.condition(statistics, eta, self.scatter, self._along())
