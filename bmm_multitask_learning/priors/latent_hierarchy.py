@@ -35,11 +35,11 @@ from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
 from ..roots import Roots
-from ..sizes import free_memory
 from ..statistics import TaskStatistics
 from ..trees import TaskTree
 from ..trees.factors import Factor
 from ..trees.places import Newcomer, newcomer
+from ..trees.roots import check_memory
 from ..trees.sampling import weighed
 from ..trees.search import find_tree
 from ..trees.task_tree import HeightsTransform, caterpillar
@@ -57,8 +57,6 @@ _SHARED: dict[str, Callable[[Covariance], Diffusion]] = {
     "weights": WeightDiffusion,
     "covariance": ScaleDiffusion,
 }
-# Matrices of shape (K, O, D, K D) alive at once at the end of a fit.
-_COPIES = 3
 
 
 @final
@@ -218,21 +216,8 @@ class LatentHierarchy(TaskPrior):
             scores = torch.stack([self._held_out(part, whole, tree) for part, tree in pairs])
             mixing = _MIXINGS[smallest_as_good(scores)]
         if mixing and self.share == "weights":
-            self._check_memory()
+            check_memory(self.sizes, self.scatter)
         self._set_tree(self._find(whole), mixing)
-
-    def _check_memory(self) -> None:
-        """Refuse, before the fit goes on, what its posterior cannot hold."""
-        sizes, like = self.sizes, self.scatter
-        K, O, D = sizes.num_tasks, sizes.num_outputs, sizes.num_features
-        needed, free = _COPIES * K**2 * O * D**2 * like.element_size(), free_memory(like.device)
-        if needed > free:
-            raise MemoryError(
-                f"the joint posterior of {K} tasks x {O} outputs x {D} features along a tree "
-                f"needs about {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB free on "
-                f"{like.device}. Reduce the features first (PCA), fit fewer tasks at once, or use "
-                "SharedGaussian."
-            )
 
     def _held_out(self, others: TaskStatistics, whole: TaskStatistics, tree: TaskTree) -> Tensor:
         r"""Log predictive density of one fold given the others for each λ of the grid, (7,).
@@ -370,6 +355,17 @@ class LatentHierarchy(TaskPrior):
             rng=np.random.default_rng(seed),
             progress=progress,
         )
+
+    @property
+    def nodes(self) -> Tensor:
+        r"""Posterior mean of what diffuses at every node, (2K - 1, O, D): tasks, then merges.
+
+        Of the weights, or under `share="covariance"` of the logs of their standard deviations. In
+        between, along a branch, it is linear in the distance: `plots.tree(weights=...)` draws it.
+        """
+        A, b = self.leaf_precision, self.leaf_linear
+        leaves = TaskStatistics(A, b, torch.zeros_like(b[..., 0]), b.new_ones(len(b)))
+        return self.diffusion.nodes(leaves, self.eta, self.scatter, self._along())
 
     @property
     def covariance_matrix(self) -> Tensor:

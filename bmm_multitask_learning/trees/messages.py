@@ -138,6 +138,7 @@ class Downward(NamedTuple):
     r"""The law of the leaves given all factors.
 
     steps: by level, from the centre downwards.
+    nodes: by level, (n + m, O, D) means of its nodes.
     mean: (K, O, D).
     covariance: (K, O, D, D).
     effective: (K, O) $\mathrm{tr}(A_k\,\mathrm{cov}(x_k))$.
@@ -146,6 +147,7 @@ class Downward(NamedTuple):
     """
 
     steps: tuple[Step, ...]
+    nodes: tuple[Tensor, ...]
     mean: Tensor
     covariance: Tensor
     effective: Tensor
@@ -165,7 +167,7 @@ def pass_downward(
     """
     identity = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
     m, V = mean[None], (root @ root.mT)[None]
-    steps, means, covariances, effective, scatters = [], [], [], [], []
+    steps, nodes, covariances, effective, scatters = [], [], [], [], []
     for level, message in zip(levels, upward.messages, strict=True):
         n, t, C, P = len(level.task), level.length[:, None, None], message.gain, message.precision
         m, V = m[level.parent], V[level.parent]
@@ -181,13 +183,15 @@ def pass_downward(
         effective.append(message.given.effective()[:n] + shared)
         m, V = m + t * u, CV @ C + t[..., None] * C
         steps.append(Step(C, t.sqrt()[..., None] * message.given.inverse_factor.mT))
-        means.append(m[:n])
+        nodes.append(m)
         covariances.append(V[:n])
         m, V = m[n:], V[n:]
     order = torch.cat([level.task for level in levels]).argsort()
+    leaves = [m[: len(level.task)] for level, m in zip(levels, nodes, strict=True)]
     return Downward(
         tuple(steps),
-        torch.cat(means)[order],
+        tuple(nodes),
+        torch.cat(leaves)[order],
         torch.cat(covariances)[order],
         torch.cat(effective)[order],
         torch.stack(scatters).sum(0),
