@@ -648,7 +648,26 @@ def test_weights_stand_at_the_leaves(ax: Axes) -> None:
     assert (second.get_array() == 0).all()
     assert [text.get_text() for text in ax.texts] == ["slope", "x"]
     assert ax.get_xlim()[1] < min(second.get_offsets()[:, 0])
-    with pytest.raises(ValueError, match="weights"):
+    with pytest.raises(ValueError, match=r"each of 3 tasks, or for each of 5 nodes; got .*\(2, 2"):
         plots.tree(found, weights=weights[:2], ax=ax)
     with pytest.raises(ValueError, match="features must hold 2 names"):
         plots.tree(found, weights=weights, features=["slope"], ax=ax)
+
+
+def test_weights_run_along_the_branches(ax: Axes) -> None:
+    """From the merge's to the task's, in even steps, one line a feature above the other."""
+    found = TaskTree(torch.tensor([[0, 2], [1, 3]]), torch.tensor([0.25, 1.0]))
+    weights = np.array([[2.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-2.0, 4.0], [0.0, 0.0]])
+    plots.tree(found, weights=weights, ax=ax)
+    _, edge, first, second = lines_of(ax)
+    assert len(edge.get_paths()) == 4  # the root has no branch
+    shade = first.get_array().reshape(4, -1)
+    np.testing.assert_allclose(-np.diff(shade[0]), 2 / shade.shape[1])  # from 1 to -1
+    ends = [path.vertices for path in first.get_paths()]
+    assert ends[0][0] == pytest.approx([0.0, edge.get_paths()[0].vertices[0, 1]])
+    assert ends[shade.shape[1] - 1][1, 0] == pytest.approx(0.25)
+    half = 0.5 * (shade[0, 0] - shade[0, 1])
+    assert shade[0, 0] == pytest.approx(1 - half)
+    above, below = (line.get_transform().transform([0.0, 0.0])[1] for line in (first, second))
+    assert above > below
+    assert second.get_array().reshape(4, -1)[3, 0] > 0.9

@@ -208,3 +208,16 @@ def test_tasks_of_one_row_and_fewer_rows_than_features():
     assert np.isfinite(result.bound)
     assert torch.isfinite(model.weights.std).all()
     assert torch.isfinite(model.prior.log_standard_deviation).all()
+
+
+def test_nodes_are_log_standard_deviations():
+    """Those of the tasks are near what is fitted, those of the merges within its range."""
+    data, *_ = families(1, num_tasks=12, num_features=3, rows=200)
+    model = MultitaskModel(LatentHierarchy(share="covariance", mixing=0.9))
+    fit(model, data, progress=False)
+    prior = model.prior
+    nodes, fitted = prior.nodes, prior.log_standard_deviation
+    assert nodes.shape == (23, 1, 3)
+    assert float((nodes[:12] - fitted).abs().max()) < 0.3
+    low, high = fitted.amin(0), fitted.amax(0)
+    assert ((nodes[12:] > low) & (nodes[12:] < high)).all()

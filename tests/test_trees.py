@@ -75,14 +75,17 @@ def test_clades_carry_their_probabilities():
     assert tree.newick("abc") == "(c:1,(a:0.5,b:0.5)0.75:0.5)1;"
 
 
-def test_inner_branches_of_length_zero_are_contracted():
-    """At λ = 0 all leaves hang from the centre; else every inner node but the root is kept."""
+def test_the_root_stands_at_the_centre():
+    """At λ = 0 all inner nodes do; else every one but the root has a place of its own."""
     tree = random_tree(9)
     (star,) = make_levels(tree, torch.tensor(0.0))
     assert sorted(star.task.tolist()) == list(range(9))
     assert (star.length == 1).all()
     levels = make_levels(tree, torch.tensor(0.5).double())
-    assert sum(len(level.length) for level in levels) == 9 + 7
+    nodes = torch.cat([level.node for level in levels])
+    assert sorted(nodes.tolist()) == list(range(16))
+    lengths = torch.cat([level.length for level in levels])
+    assert torch.equal(lengths, tree.lengths(0.5)[nodes])
     assert len(make_levels(caterpillar(9, tree.heights), torch.tensor(1.0))) == 8
 
 

@@ -55,7 +55,7 @@ class HyperGuide(nn.Module):
 
 @final
 class FamilyGuide(nn.Module):
-    """The guide of one family: of its prior's and its likelihood's hyperparameters.
+    """The guide of one family: of its prior's and its likelihood's hyperparameters, and points.
 
     Args:
         family: prior and likelihood, their hyperparameters at the start.
@@ -70,8 +70,23 @@ class FamilyGuide(nn.Module):
         super().__init__()
         self.prior = HyperGuide(family.prior)
         self.likelihood = HyperGuide(family.likelihood)
+        self.transforms = family.prior.points()
+        self.points = nn.ParameterDict(self._unconstrained(family.prior))
         closed = family.prior.closed_form
         self.stand_in = None if closed else StandIn(family.prior.scatter, num_vectors)
+
+    def _unconstrained(self, prior: TaskPrior) -> dict[str, Tensor]:
+        return {name: t.inv(prior.get_buffer(name)) for name, t in self.transforms.items()}
+
+    def place(self, prior: TaskPrior) -> None:
+        """Put the points into the prior's buffers, such that gradients reach them."""
+        for name, transform in self.transforms.items():
+            prior.register_buffer(name, transform(self.points[name]))
+
+    def follow(self, prior: TaskPrior) -> None:
+        """The inverse of `place`, after `TaskPrior.renew`."""
+        for name, value in self._unconstrained(prior).items():
+            self.points[name].data.copy_(value)
 
     def weights(
         self, prior: TaskPrior, eta: Eta, sites: TaskStatistics

@@ -26,8 +26,9 @@ class FitResult:
         engine: name of the engine, and why it was taken where `fit` chose.
         seconds: wall-clock time.
         jumps: the bound before and after each time that a prior's law was replaced, see
-            `TaskPrior.refresh`: `history` is that of the last climb. `SVI` replaces none; those of
-            the climbs from which it starts are in no result.
+            `TaskPrior.refresh`: `history` is that of the last climb. Under `SVI`, see
+            `TaskPrior.renew`, they lie within the history; those of the climbs from which it
+            starts are in no result.
     """
 
     bound: float

@@ -45,7 +45,9 @@ class SVI:
     It starts from the closed form on the backbone's first features. The learning rate decays to a
     hundredth along a cosine; gradients are clipped; with `patience` it stops early, by the
     held-out log predictive density if `validation_fraction` is positive and by the smoothed bound
-    otherwise, and goes back to the best state that validation saw.
+    otherwise, and goes back to the best state that validation saw. A tree is sought anew after a
+    quarter and half of the steps, each time at least an epoch after the last; the result's `jumps`
+    has the bound before and after it became another.
 
     Args:
         steps: gradient steps, at most.
@@ -116,10 +118,10 @@ class SVI:
             }
         program = VariationalProgram(model, data, sites)
         model.backbone.train(not program.fixed_features)
-        history, converged = self._optimise(program, data, held_out, generator, progress=progress)
+        report = self._optimise(program, data, held_out, generator, progress=progress)
         model.backbone.eval()
         bound = program.settle(data)
-        return FitResult(bound, converged, tuple(history), "SVI")
+        return dataclasses.replace(report, bound=bound)
 
     def _optimise(
         self,
@@ -129,7 +131,7 @@ class SVI:
         generator: torch.Generator,
         *,
         progress: bool,
-    ) -> tuple[list[float], bool]:
+    ) -> FitResult:
         optimiser = program.optimiser(self.lr, self.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimiser, self.steps, eta_min=0.01 * self.lr
@@ -138,6 +140,8 @@ class SVI:
         batches = _batches(data, self.batch_size, generator)
         stopper = EarlyStopping(self.patience)
         losses: list[Tensor] = []
+        jumps: list[tuple[float, float]] = []
+        period = due = max(self.steps // 4, self._epoch(data))
         for step in tqdm(range(self.steps), disable=not progress, desc="SVI", unit="step"):
             try:
                 losses.append(self._step(step, program, next(batches), elbo, optimiser))
@@ -152,8 +156,19 @@ class SVI:
                 score = program.validate(held_out) if held_out else -float(recent.mean())
                 if stopper.should_stop(score, program if held_out else None):
                     break
+                if due <= step + 1 <= self.steps // 2:  # while steps are long
+                    due += period
+                    jumps += program.renew(data, optimiser)
+                    if not held_out:
+                        stopper.begin()
         stopper.restore(program)
-        return [-value for value in torch.stack(losses).tolist()], stopper.stopped
+        history = [-value for value in torch.stack(losses).tolist()]
+        return FitResult(history[-1], stopper.stopped, tuple(history), "SVI", jumps=tuple(jumps))
+
+    def _epoch(self, data: Mapping[str, TaskData]) -> int:
+        """Steps in which every row of every family is seen."""
+        sizes = [part.num_rows for part in data.values()]
+        return max(math.ceil(n / (self.batch_size or n)) for n in sizes)
 
     def _step(
         self,
@@ -196,10 +211,13 @@ class EarlyStopping:
 
     def __init__(self, patience: int | None) -> None:
         self.patience = patience
-        self.best = -math.inf
-        self.waited = 0
         self.stopped = False
         self._state: dict[str, Any] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Wait anew: scores that come are not to be compared with those that were."""
+        self.best, self.waited = -math.inf, 0
 
     def should_stop(self, score: float, program: VariationalProgram | None) -> bool:
         """Whether to stop after a check with this score; `program` is kept if it is the best."""

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
-from ..sites import blend, expected_log_prob, latent_moments, local_factor, refine
+from ..sites import (
+    blend,
+    expected_log_prob,
+    fold_statistics,
+    latent_moments,
+    local_factor,
+    refine,
+)
 from ..statistics import TaskStatistics
 from .guides import FamilyGuide
 
@@ -93,6 +100,7 @@ class VariationalProgram:
           + E_q[\log p(y \mid W)]$$
         """
         for name, family in self.network.families.items():
+            self.guides[name].place(family.prior)
             with scope(prefix=name):
                 eta = family.prior.hyperprior()
                 theta = self._theta[name] = family.likelihood.hyperprior()
@@ -148,10 +156,15 @@ class VariationalProgram:
             "guides": self.guide_modules.state_dict(),
             "backbone": self.network.backbone.state_dict(),
         }
-        return {**copy.deepcopy(state), "sites": dict(self.sites)}
+        families = self.network.families.items()
+        priors = {name: dict(family.prior.named_buffers()) for name, family in families}
+        return {**copy.deepcopy(state), "sites": dict(self.sites), "priors": priors}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `snapshot`."""
+        for name, buffers in state["priors"].items():
+            for buffer, value in buffers.items():
+                self.network[name].prior.register_buffer(buffer, value)
         self.guide_modules.load_state_dict(state["guides"])
         self.network.backbone.load_state_dict(state["backbone"])
         self.sites = dict(state["sites"])
@@ -178,6 +191,7 @@ class VariationalProgram:
         with torch.no_grad():
             for name, family in self.network.families.items():
                 guide, prior = self.guides[name], family.prior
+                guide.place(prior)
                 prior.set_eta(guide.prior.median())
                 family.likelihood.set_eta(guide.likelihood.median())
                 sites = prior.reduce(self.sites[name])
@@ -191,6 +205,47 @@ class VariationalProgram:
         posterior, _ = self.guides[name].weights(prior, prior.eta, prior.reduce(sites))
         return prior.expand(posterior)
 
+    @torch.no_grad()
+    def renew(
+        self, data: Mapping[str, TaskData], optimiser: torch.optim.Optimizer
+    ) -> list[tuple[float, float]]:
+        """Let priors seek anew what gradients cannot move; returns the jump of the bound, if any.
+
+        Args:
+            data: all rows.
+            optimiser: forgets the momentum of what was replaced.
+        """
+        having = [name for name, guide in self.guides.items() if len(guide.points)]
+        if not having:
+            return []
+        self.network.backbone.eval()
+        before, changed = self._bound(data), False
+        for name in having:
+            guide, family = self.guides[name], self.network[name]
+            if family.prior.renew(functools.partial(self._folds, name)):
+                changed = True
+                guide.follow(family.prior)
+                for point in guide.points.values():
+                    optimiser.state.pop(point, None)
+        jumps = [(before, self._bound(data))] if changed else []
+        self.network.backbone.train(not self.fixed_features)
+        return jumps
+
+    def _folds(self, name: str) -> list[TaskStatistics]:
+        """See `TaskPrior.refresh`; at the centre of the guide."""
+        family, rows = self.network[name], self.batch[name]
+        tasks = self._posterior_given(name, self.sites[name])
+        parts = fold_statistics(family.likelihood, rows, tasks)
+        return [family.prior.reduce(part) for part in parts]
+
+    def _bound(self, data: Mapping[str, TaskData]) -> float:
+        """Publish; the bound on all rows."""
+        self.publish()
+        with pyro.validation_enabled(is_validate=False):
+            self.load(data)
+            elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
+            return -float(elbo.loss(self.model, self.guide))
+
     def settle(self, data: Mapping[str, TaskData]) -> float:
         """Publish with factors of all rows at the centre; returns the bound on all rows."""
         self.publish()
@@ -200,9 +255,7 @@ class VariationalProgram:
                 condition = functools.partial(self._posterior_given, name)
                 rows = self.batch[name]
                 self.sites[name] = refine(condition, family.likelihood, rows, self.sites[name])
-            self.publish()
-            elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
-            return -float(elbo.loss(self.model, self.guide))
+            return self._bound(data)
 
     def diagnose(self, step: int) -> str:
         """Which part of the bound is not finite, and what to try."""

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import leaves_list
 
 from bmm_multitask_learning.plots._canvas import (
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _LABELLED = 60  # tasks up to which clades are labelled
 _COLUMN = 0.06  # width of a column of squares
+_LINE = 2.2  # width in points of a line along a branch
+_PIECES = 12  # of one colour each along a branch
 
 
 def tree(
@@ -49,7 +52,9 @@ def tree(
         tasks: K task names.
         mixing: $\lambda$, such as `model.prior.mixing_weight`.
         weights: (K, F) of two or three chosen features, a column of squares each at the leaves:
-            red above zero, blue below, each column in units of its largest.
+            red above zero, blue below, each column in units of its largest. Of (2K - 1, F) at all
+            nodes, such as `model.prior.nodes[:, 0, chosen]`, each branch is a band of as many
+            lines, the first column's on top, coloured by the weights along it.
         features: F names of the columns.
         ax: axis to draw on.
 
@@ -75,7 +80,8 @@ def tree(
     distance = np.zeros(2 * count - 1)
     distance[count:] = 1 - mixing * (1 - found.heights.cpu().numpy())
     branches = []
-    for node, (left, right) in enumerate(found.merges.tolist(), start=count):
+    merges = found.merges.tolist()
+    for node, (left, right) in enumerate(merges, start=count):
         place[node] = 0.5 * (place[left] + place[right])
         ends = [(distance[child], place[child]) for child in (left, right)]
         corners = [(distance[node], place[child]) for child in (left, right)]
@@ -88,20 +94,16 @@ def tree(
     ax.add_collection(
         LineCollection(branches, colors=ink(ax, 0.7), linewidths=1.0, rasterized=rasterise)
     )
+    columns, lift = 0, 1.0
+    if weights is not None:
+        shown, heads = _shades(weights, features, count)
+        columns = len(heads)
+        _squares(ax, shown[:count], heads, place[:count])
+        if len(shown) > count:
+            _bands(ax, shown, distance, place, found.parents().cpu().numpy()[:-1])
+            lift += 0.5 * _LINE * columns
     if count <= _LABELLED:
-        for node, chance in enumerate(list(found.clades().values())[:-1], start=count):
-            if not math.isnan(chance):
-                ax.annotate(
-                    f"{100 * chance:.0f}",
-                    (float(distance[node]), float(place[node])),
-                    xytext=(-2, 1),
-                    textcoords="offset points",
-                    ha="right",
-                    va="bottom",
-                    fontsize=6,
-                    color=ink(ax, 0.7),
-                )
-    columns = 0 if weights is None else _squares(ax, weights, features, place[:count])
+        _chances(ax, found, distance, place, lift)
     ax.set_xlim(1.02, -_COLUMN * columns)
     ax.set_ylim(-0.6, count - 0.4)
     ax.set_xticks(np.linspace(0.0, 1.0, 6))
@@ -114,14 +116,39 @@ def tree(
     return ax
 
 
-def _squares(ax: Axes, weights: Array, features: Names | None, place: Floats) -> int:
-    """A column of squares for each feature at the leaves; returns how many."""
-    values = as_array(weights, "weights", (len(place), "F"))
-    count = values.shape[1]
-    names = [""] * count if features is None else as_names(features, count, "features")
+def _chances(ax: Axes, found: TaskTree, distance: Floats, place: Floats, lift: float) -> None:
+    """Probabilities at the merges but the root, `lift` points above the branches."""
+    for node, chance in enumerate(list(found.clades().values())[:-1], start=found.num_tasks):
+        if not math.isnan(chance):
+            ax.annotate(
+                f"{100 * chance:.0f}",
+                (float(distance[node]), float(place[node])),
+                xytext=(-2, lift),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                fontsize=6,
+                color=ink(ax, 0.7),
+            )
+
+
+def _shades(weights: Array, features: Names | None, count: int) -> tuple[Floats, list[str]]:
+    """Weights of tasks or nodes in units of each column's largest, and the columns' names."""
+    values = as_array(weights, "weights", ("nodes", "F"))
+    if len(values) not in (count, 2 * count - 1):
+        raise ValueError(
+            f"weights must have a row for each of {count} tasks, or for each of "
+            f"{2 * count - 1} nodes; got shape {values.shape}."
+        )
+    columns = values.shape[1]
+    heads = [""] * columns if features is None else as_names(features, columns, "features")
     largest = np.abs(values).max(0)
-    shown = values / np.where(largest > 0, largest, 1.0)
-    for column, name in enumerate(names):
+    return values / np.where(largest > 0, largest, 1.0), heads
+
+
+def _squares(ax: Axes, shown: Floats, features: list[str], place: Floats) -> None:
+    """A column of squares for each feature at the leaves."""
+    for column, name in enumerate(features):
         across = -_COLUMN * (column + 0.6)
         ax.scatter(
             np.full(len(place), across),
@@ -141,4 +168,37 @@ def _squares(ax: Axes, weights: Array, features: Names | None, place: Floats) ->
             fontsize=7,
             color=ink(ax, 0.7),
         )
-    return count
+
+
+def _bands(
+    ax: Axes, shown: Floats, distance: Floats, place: Floats, parent: NDArray[np.int64]
+) -> None:
+    """A line for each feature along every branch: given its ends, its mean is linear between."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.transforms import ScaledTranslation
+
+    child = np.arange(len(parent))
+    step = np.linspace(0.0, 1.0, _PIECES + 1)
+    x = distance[child, None] + (distance[parent] - distance[child])[:, None] * step
+    y = np.broadcast_to(place[child, None], x.shape)
+    points = np.stack([x, y], -1)
+    pieces = np.stack([points[:, :-1], points[:, 1:]], -2).reshape(-1, 2, 2)
+    middle = 0.5 * (step[:-1] + step[1:])[:, None]
+    colour = shown[child, None] + (shown[parent] - shown[child])[:, None] * middle
+    columns = shown.shape[1]
+    # pale lines need an edge
+    ends = np.stack([points[:, 0], points[:, -1]], 1)
+    edge = LineCollection(list(ends), colors=ink(ax, 0.4), linewidths=columns * _LINE + 0.8)
+    ax.add_collection(edge)
+    for column in range(columns):
+        up = _LINE * (0.5 * (columns - 1) - column)
+        lines = LineCollection(
+            list(pieces),
+            array=colour[..., column].ravel(),
+            cmap="RdBu_r",
+            clim=(-1, 1),
+            linewidths=_LINE,
+            transform=ax.transData + ScaledTranslation(0.0, up / 72, ax.figure.dpi_scale_trans),
+            rasterized=len(pieces) >= RASTERISE_FROM,
+        )
+        ax.add_collection(lines, autolim=False)

@@ -40,6 +40,12 @@ class Branching(NamedTuple):
         """The branches of a tree at one λ."""
         return cls(tree, mixing, make_levels(tree, mixing))
 
+    def at(self, tree: TaskTree) -> Branching:
+        """The same merges at other heights."""
+        lengths = tree.lengths(self.mixing)
+        levels = (level._replace(length=lengths[level.node]) for level in self.levels)
+        return self._replace(tree=tree, levels=tuple(levels))
+
 
 class Diffusion(Protocol):
     """What a task's place in the tree says of its weights.
@@ -90,6 +96,9 @@ class Diffusion(Protocol):
 
     def leaves(self, statistics: TaskStatistics, eta: Eta, scatter: Tensor) -> TaskStatistics:
         """Each task's factor on what diffuses."""
+
+    def nodes(self, leaves: TaskStatistics, eta: Eta, scatter: Tensor, along: Branching) -> Tensor:
+        """Means (2K - 1, O, D) of what diffuses at every node, from `leaves`."""
 
     def newcomer(self, law: Newcomer, eta: Eta, scatter: Tensor) -> tuple[Tensor, Tensor]:
         """Means (n, O, D) and roots (n, O, D, D) of weights at n places, whitened in `law`."""
@@ -145,6 +154,9 @@ class WeightDiffusion:
 
     def leaves(self, statistics: TaskStatistics, eta: Eta, scatter: Tensor) -> TaskStatistics:
         return statistics
+
+    def nodes(self, leaves: TaskStatistics, eta: Eta, scatter: Tensor, along: Branching) -> Tensor:
+        return means_along(self.form, leaves, eta, scatter, along.levels)
 
     def newcomer(self, law: Newcomer, eta: Eta, scatter: Tensor) -> tuple[Tensor, Tensor]:
         scale = self.form.scale(eta, scatter.shape[-1])
@@ -236,9 +248,7 @@ def condition_along(
     scale, upward, factor, centre, log_normaliser = at_centre(
         form, statistics, eta, scatter, levels
     )
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    # Q^{-1/2} is wanted as such: it carries the centre's uncertainty to every node
-    root = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT
+    root = _inverse_root(factor)
     down = pass_downward(levels, upward, centre, root)
     mean = scale.apply(down.mean[..., None])[..., 0]
     return WeightPosterior(
@@ -253,3 +263,25 @@ def condition_along(
             scale.colour(form.part(down.scatter)),
         ),
     )
+
+
+def means_along(
+    form: Covariance,
+    statistics: TaskStatistics,
+    eta: Eta,
+    scatter: Tensor,
+    levels: tuple[Level, ...],
+) -> Tensor:
+    """The mean of the vector at each of the 2K - 1 nodes given the leaves' factors."""
+    scale, upward, factor, centre, _ = at_centre(form, statistics, eta, scatter, levels)
+    down = pass_downward(levels, upward, centre, _inverse_root(factor))
+    # nodes of no level, the root at least, stand at the centre
+    white = centre.expand(2 * len(statistics.b) - 1, *centre.shape).clone()
+    white[torch.cat([level.node for level in levels])] = torch.cat(down.nodes)
+    return scale.apply(white[..., None])[..., 0]
+
+
+def _inverse_root(factor: Tensor) -> Tensor:
+    """Q^{-1/2} from the Cholesky factor: as such it carries the centre's uncertainty to nodes."""
+    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT

@@ -22,8 +22,6 @@ References:
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Literal, final
 
@@ -31,20 +29,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.distributions.transforms import Transform
 
 from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
 from ..roots import Roots
-from ..sizes import free_memory
 from ..statistics import TaskStatistics
 from ..trees import TaskTree
 from ..trees.factors import Factor
 from ..trees.places import Newcomer, newcomer
+from ..trees.roots import check_memory
 from ..trees.sampling import weighed
 from ..trees.search import find_tree
-from ..trees.task_tree import caterpillar
+from ..trees.task_tree import HeightsTransform, caterpillar
 from .covariance import Covariance, covariance_form, covariance_matrix
+from .cross_fitting import smallest_as_good, whole_and_rests
 from .diffusion import Branching, Diffusion, WeightDiffusion, whitened_factors
 from .scale_diffusion import ScaleDiffusion
 from .shared_gaussian import around_centre
@@ -57,8 +57,6 @@ _SHARED: dict[str, Callable[[Covariance], Diffusion]] = {
     "weights": WeightDiffusion,
     "covariance": ScaleDiffusion,
 }
-# Matrices of shape (K, O, D, K D) alive at once at the end of a fit.
-_COPIES = 3
 
 
 @final
@@ -120,7 +118,7 @@ class LatentHierarchy(TaskPrior):
         self.share = share
         self.form = covariance_form(covariance)
         self.diffusion = _SHARED[share](self.form)
-        self._branching: tuple[tuple[Tensor, Tensor, Tensor], Branching] | None = None
+        self._branching: Branching | None = None
 
     # ---- generative half ----------------------------------------------------------------------
 
@@ -189,12 +187,28 @@ class LatentHierarchy(TaskPrior):
                 along = self._along()
                 self.set_eta(self.diffusion.rates(posterior, self.eta, self.scatter, along))
             return more
-        parts = folds()
-        whole = functools.reduce(operator.add, parts)
-        others = [
-            functools.reduce(operator.add, [*parts[:f], *parts[f + 1 :]])
-            for f in range(len(parts))
-        ]
+        self._seek(folds())
+        return bool(self.mixing_weight)
+
+    def points(self) -> dict[str, Transform]:
+        r"""The heights, to the mode of their posterior: under their law, uniform, the bound's."""
+        return {"heights": HeightsTransform()}
+
+    def renew(self, folds: Callable[[], Sequence[TaskStatistics]]) -> bool:
+        r"""Find the tree and choose $\lambda$ anew; its heights stand where its clades do."""
+        if self.mixing == 0:
+            return False
+        tree, mixing = self.tree, float(self.mixing_weight)
+        self._seek(folds())
+        found = float(self.mixing_weight)
+        same = self.tree.clades().keys() == tree.clades().keys()
+        if same:
+            self._set_tree(tree, found)
+        return mixing != found or (found > 0 and not same)
+
+    def _seek(self, parts: Sequence[TaskStatistics]) -> None:
+        r"""The tree of all parts, and $\lambda$; see `refresh`."""
+        whole, others = whole_and_rests(parts)
         trees = [self._find(part) for part in others]
         mixing = self.mixing
         if mixing == "auto":
@@ -202,22 +216,8 @@ class LatentHierarchy(TaskPrior):
             scores = torch.stack([self._held_out(part, whole, tree) for part, tree in pairs])
             mixing = _MIXINGS[smallest_as_good(scores)]
         if mixing and self.share == "weights":
-            self._check_memory()
+            check_memory(self.sizes, self.scatter)
         self._set_tree(self._find(whole), mixing)
-        return mixing > 0
-
-    def _check_memory(self) -> None:
-        """Refuse, before the fit goes on, what its posterior cannot hold."""
-        sizes, like = self.sizes, self.scatter
-        K, O, D = sizes.num_tasks, sizes.num_outputs, sizes.num_features
-        needed, free = _COPIES * K**2 * O * D**2 * like.element_size(), free_memory(like.device)
-        if needed > free:
-            raise MemoryError(
-                f"the joint posterior of {K} tasks x {O} outputs x {D} features along a tree "
-                f"needs about {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB free on "
-                f"{like.device}. Reduce the features first (PCA), fit fewer tasks at once, or use "
-                "SharedGaussian."
-            )
 
     def _held_out(self, others: TaskStatistics, whole: TaskStatistics, tree: TaskTree) -> Tensor:
         r"""Log predictive density of one fold given the others for each λ of the grid, (7,).
@@ -238,13 +238,15 @@ class LatentHierarchy(TaskPrior):
         return torch.stack(scores)
 
     def _along(self) -> Branching:
-        """The branches of the tree, made anew when the tree is another."""
-        key = (self.merges, self.heights, self.mixing_weight)
-        if self._branching is None or any(
-            a is not b for a, b in zip(self._branching[0], key, strict=True)
-        ):
-            self._branching = (key, Branching.of(self.tree, self.mixing_weight))
-        return self._branching[1]
+        """The branches of the tree; their places are found anew where merges or λ are others."""
+        kept = self._branching
+        same = kept and kept.tree.merges is self.merges and kept.mixing is self.mixing_weight
+        if not kept or not same:
+            kept = Branching.of(self.tree, self.mixing_weight)
+        elif kept.tree.heights is not self.heights:
+            kept = kept.at(self.tree)
+        self._branching = kept
+        return kept
 
     def condition(self, statistics: TaskStatistics, eta: Eta) -> WeightPosterior:
         return self.diffusion.condition(statistics, eta, self.scatter, self._along())
@@ -355,6 +357,17 @@ class LatentHierarchy(TaskPrior):
         )
 
     @property
+    def nodes(self) -> Tensor:
+        r"""Posterior mean of what diffuses at every node, (2K - 1, O, D): tasks, then merges.
+
+        Of the weights, or under `share="covariance"` of the logs of their standard deviations. In
+        between, along a branch, it is linear in the distance: `plots.tree(weights=...)` draws it.
+        """
+        A, b = self.leaf_precision, self.leaf_linear
+        leaves = TaskStatistics(A, b, torch.zeros_like(b[..., 0]), b.new_ones(len(b)))
+        return self.diffusion.nodes(leaves, self.eta, self.scatter, self._along())
+
+    @property
     def covariance_matrix(self) -> Tensor:
         r"""$\Sigma$, (O, D, D), in squared units of what diffuses."""
         return covariance_matrix(self.form, self.eta, self.sizes.num_features)
@@ -372,18 +385,3 @@ class LatentHierarchy(TaskPrior):
                 "prior shares weights, whose covariance is covariance_matrix."
             )
         return self.diffusion.log_standard_deviation(self.eta, self.scatter)
-
-
-def smallest_as_good(scores: Tensor) -> int:
-    r"""The first column that is less than one standard error worse than the best.
-
-    Args:
-        scores: (F, J) of J candidates in F folds, the simplest first.
-
-    Example:
-        >>> smallest_as_good(torch.tensor([[0.0, 3.0, 3.5], [0.0, 2.0, 2.5], [0.0, 4.0, 3.5]]))
-        1
-    """
-    behind = scores[:, [int(scores.sum(0).argmax())]] - scores
-    error = behind.std(0) * len(scores) ** 0.5
-    return int((behind.sum(0) <= error).to(torch.int64).argmax())

@@ -36,7 +36,7 @@ from ..statistics import TaskStatistics
 from ..trees import TaskTree
 from ..trees.places import Newcomer
 from .covariance import Covariance, identity, joint
-from .diffusion import Branching, condition_along, tree_law
+from .diffusion import Branching, condition_along, means_along, tree_law
 from .shared_gaussian import population_hyperprior, population_mode, update_population
 
 _HALVINGS = 6
@@ -171,6 +171,10 @@ class ScaleDiffusion:
         F = left * left.mT + (Q - Q @ C @ Q) * (_inverse(Q) - C)
         b = (F @ z[..., None])[..., 0] + gradient
         return TaskStatistics(F, b, torch.zeros_like(b[..., 0]), b.new_ones(len(b)))
+
+    def nodes(self, leaves: TaskStatistics, eta: Eta, scatter: Tensor, along: Branching) -> Tensor:
+        z = means_along(self.form, leaves, eta, self.spread(scatter), along.levels)
+        return self.log_standard_deviation({**eta, "log_scale": z}, scatter)
 
     def log_standard_deviation(self, eta: Eta, scatter: Tensor) -> Tensor:
         """Of each weight given the scales, (K, O, D)."""

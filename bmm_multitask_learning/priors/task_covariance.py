@@ -21,8 +21,6 @@ References:
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Callable, Sequence
 from typing import Literal, final
 
@@ -38,7 +36,7 @@ from ..posterior import Centre, WeightPosterior
 from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import correlation, covariance_form, covariance_matrix, identity
-from .latent_hierarchy import smallest_as_good
+from .cross_fitting import smallest_as_good, whole_and_rests
 from .task_prior import TaskPrior
 
 # s, the most cautious first
@@ -207,12 +205,7 @@ class TaskCovariance(TaskPrior):
         """
         if count or self.strength != "auto" or len(self.task_precision) == 1:
             return False
-        parts = folds()
-        whole = functools.reduce(operator.add, parts)
-        rest = [
-            functools.reduce(operator.add, [*parts[:f], *parts[f + 1 :]])
-            for f in range(len(parts))
-        ]
+        whole, rest = whole_and_rests(folds())
         best = smallest_as_good(torch.stack([self._held_out(part, whole) for part in rest]))
         self.worth.fill_(_STRENGTHS[best])
         return best > 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.distributions.transforms import Transform
 
 from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta, ProbabilisticModule
@@ -117,6 +118,27 @@ class TaskPrior(ProbabilisticModule):
             count: how often it was called before in this fit.
             posterior: of the weight vectors at the present state.
             folds: makes the statistics of five disjoint parts of every task's rows.
+
+        Returns:
+            whether the law of the weights is another now.
+        """
+        return False
+
+    def points(self) -> dict[str, Transform]:
+        r"""Buffers beside $\eta$ that `SVI` moves by gradient, each to one point: branch lengths.
+
+        Returns:
+            for each the map to it from unconstrained space.
+        """
+        return {}
+
+    def renew(self, folds: Callable[[], Sequence[TaskStatistics]]) -> bool:
+        r"""Seek anew, between epochs of `SVI`, what no gradient moves: a tree.
+
+        Asked of priors that have `points`, at the present centre of q.
+
+        Args:
+            folds: see `refresh`.
 
         Returns:
             whether the law of the weights is another now.

@@ -22,7 +22,6 @@ References:
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, final
 
@@ -39,7 +38,7 @@ from ..posterior import WeightPosterior, mixture_posterior
 from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import covariance_form
-from .latent_hierarchy import smallest_as_good
+from .cross_fitting import smallest_as_good, whole_and_rests
 from .mixtures import MIXTURES, Law, gaussian, moment_matched
 from .task_prior import TaskPrior
 
@@ -287,12 +286,7 @@ class VariationalWeighting(TaskPrior):
             self.planned.fill_(self.refreshes)
             return
         strengths = _STRENGTHS if self.strength == "auto" else (self.strength,)
-        parts = folds()
-        whole = functools.reduce(operator.add, parts)
-        rest = [
-            functools.reduce(operator.add, [*parts[:f], *parts[f + 1 :]])
-            for f in range(len(parts))
-        ]
+        whole, rest = whole_and_rests(folds())
         paths = [[self._path(others, whole, s) for others in rest] for s in strengths]
         alone, once = (torch.stack([_next(path) for path in paths], 1) for _ in range(2))
         best = smallest_as_good(once)

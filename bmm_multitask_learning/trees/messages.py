@@ -21,19 +21,18 @@ from torch import Tensor
 from ..gaussian import Conditioned, DiagonalScale, condition
 from .task_tree import TaskTree
 
-# Inner branches shorter than this, leaves being 1 from the centre, are contracted.
-_SHORTEST = 1e-6
-
 
 class Level(NamedTuple):
     """The nodes at one depth: n leaves, then m inner nodes.
 
+    node: (n + m,) their numbers in the tree; those of leaves are their tasks.
     task: (n,) tasks of the leaves.
     parent: (n + m,) place of each node's parent among the inner nodes of the level above.
     length: (n + m,) of the branch to the parent.
     num_parents: inner nodes of the level above.
     """
 
+    node: Tensor
     task: Tensor
     parent: Tensor
     length: Tensor
@@ -41,34 +40,29 @@ class Level(NamedTuple):
 
 
 def make_levels(tree: TaskTree, mixing: Tensor) -> tuple[Level, ...]:
-    """The nodes of a tree by depth, the centre left out and inner branches of length 0 contracted.
+    """The nodes of a tree by depth below the centre, where the root stands.
 
     Args:
         tree: of K tasks.
-        mixing: Pagel's λ; at 0 all leaves hang from the centre, in one level.
+        mixing: Pagel's λ; at 0 all inner nodes stand at the centre, and leaves are one level.
     """
     K = tree.num_tasks
-    lengths = tree.lengths(mixing)
-    parents, length = tree.parents().tolist(), lengths.tolist()
-    centre = 2 * K - 1
-    stands, depth = list(range(2 * K)), [0] * (2 * K)
+    lengths, parents = tree.lengths(mixing), tree.parents().tolist()
+    centre, root = 2 * K - 1, 2 * K - 2
+    at_centre = range(K, centre) if not bool(mixing) else range(max(root, K), centre)
+    depth = [0] * (2 * K)
     for node in reversed(range(centre)):  # parents have higher numbers
-        parent = stands[parents[node]]
-        if node >= K and length[node] < _SHORTEST:
-            stands[node] = parent
-        depth[node] = depth[parent] + 1
-        parents[node] = parent
-    place, num_parents = {centre: 0}, 1
-    kept = np.array([node for node in range(centre) if stands[node] == node])
-    depths = np.array([depth[node] for node in kept])
+        depth[node] = 0 if node in at_centre else depth[parents[node]] + 1
+    place, num_parents = dict.fromkeys((*at_centre, centre), 0), 1
+    depths = np.array(depth[:centre])
     levels = []
     for d in range(1, depths.max() + 1):
-        nodes = kept[depths == d].tolist()  # leaves have the lower numbers
+        nodes = np.flatnonzero(depths == d).tolist()  # leaves have the lower numbers
         inner = [node for node in nodes if node >= K]
         index = torch.tensor(nodes, device=lengths.device)
         parent_place = torch.tensor([place[parents[n]] for n in nodes], device=lengths.device)
         task = index[: len(nodes) - len(inner)]
-        levels.append(Level(task, parent_place, lengths[index], num_parents))
+        levels.append(Level(index, task, parent_place, lengths[index], num_parents))
         place, num_parents = {node: i for i, node in enumerate(inner)}, len(inner)
     return tuple(levels)
 
@@ -78,7 +72,7 @@ class Message(NamedTuple):
 
     given: the nodes conditioned on a parent at 0, in units of $\sqrt{t}$.
     gain: $C = (I + tP_i)^{-1}$, by which a node follows its parent.
-    precision: $P = (I - C) / t$.
+    precision: $P = P_i C$, which is $(I - C) / t$.
     linear: $h = C h_i$.
     """
 
@@ -109,7 +103,6 @@ def pass_upward(levels: tuple[Level, ...], A: Tensor, b: Tensor) -> Upward:
         levels: of the tree.
         A, b: (K, O, D, D) and (K, O, D), the leaves' factors $b^\top x - \tfrac12 x^\top A x$.
     """
-    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     precision, linear = A[:0], b[:0]
     zero = b.new_zeros(())
     messages, total = [], []
@@ -120,9 +113,8 @@ def pass_upward(levels: tuple[Level, ...], A: Tensor, b: Tensor) -> Upward:
         given = condition(P, h, zero, DiagonalScale(t.sqrt().expand_as(h)))
         inverse = given.inverse_factor
         C = inverse.mT @ inverse
-        # ∫ N(x; y, t I) exp(hᵀx − ½ xᵀPx) dx ∝ exp((C h)ᵀy − ½ yᵀ((I − C) / t) y)
-        told = torch.where(t[..., None] > 0, (identity - C) / t[..., None], P)
-        message = Message(given, C, told, (C @ h[..., None])[..., 0])
+        # ∫ N(x; y, t I) exp(hᵀx − ½ xᵀPx) dx ∝ exp((C h)ᵀy − ½ yᵀ(P C) y)
+        message = Message(given, C, P @ C, (C @ h[..., None])[..., 0])
         messages.append(message)
         total.append(given.log_normaliser.sum())
         above = (level.num_parents, *P.shape[1:])
@@ -146,6 +138,7 @@ class Downward(NamedTuple):
     r"""The law of the leaves given all factors.
 
     steps: by level, from the centre downwards.
+    nodes: by level, (n + m, O, D) means of its nodes.
     mean: (K, O, D).
     covariance: (K, O, D, D).
     effective: (K, O) $\mathrm{tr}(A_k\,\mathrm{cov}(x_k))$.
@@ -154,6 +147,7 @@ class Downward(NamedTuple):
     """
 
     steps: tuple[Step, ...]
+    nodes: tuple[Tensor, ...]
     mean: Tensor
     covariance: Tensor
     effective: Tensor
@@ -173,7 +167,7 @@ def pass_downward(
     """
     identity = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
     m, V = mean[None], (root @ root.mT)[None]
-    steps, means, covariances, effective, scatters = [], [], [], [], []
+    steps, nodes, covariances, effective, scatters = [], [], [], [], []
     for level, message in zip(levels, upward.messages, strict=True):
         n, t, C, P = len(level.task), level.length[:, None, None], message.gain, message.precision
         m, V = m[level.parent], V[level.parent]
@@ -189,13 +183,15 @@ def pass_downward(
         effective.append(message.given.effective()[:n] + shared)
         m, V = m + t * u, CV @ C + t[..., None] * C
         steps.append(Step(C, t.sqrt()[..., None] * message.given.inverse_factor.mT))
-        means.append(m[:n])
+        nodes.append(m)
         covariances.append(V[:n])
         m, V = m[n:], V[n:]
     order = torch.cat([level.task for level in levels]).argsort()
+    leaves = [m[: len(level.task)] for level, m in zip(levels, nodes, strict=True)]
     return Downward(
         tuple(steps),
-        torch.cat(means)[order],
+        tuple(nodes),
+        torch.cat(leaves)[order],
         torch.cat(covariances)[order],
         torch.cat(effective)[order],
         torch.stack(scatters).sum(0),

@@ -11,7 +11,11 @@ from torch import Tensor
 
 from ..gaussian import Scale
 from ..roots import Roots
+from ..sizes import Sizes, free_memory
 from .messages import Level, Step
+
+# Matrices of shape (K, O, D, K D) alive at once at the end of a fit.
+_COPIES = 3
 
 
 @final
@@ -86,6 +90,27 @@ class TreeRoots:
         """Variance of $x^T w_{task}$ for x of shape (M, B, D), as (M, 1, O, B)."""
         white = self.scale.adjoint(x.mT[:, None])  # (M, O, D, B)
         return ((self.covariance[task] @ white) * white).sum(-2)[:, None]
+
+
+def check_memory(sizes: Sizes, like: Tensor) -> None:
+    """Refuse what the joint posterior along a tree cannot hold.
+
+    Args:
+        sizes: K, O and D.
+        like: gives dtype and device.
+
+    Raises:
+        MemoryError: if its copies do not fit into what is free.
+    """
+    K, O, D = sizes.num_tasks, sizes.num_outputs, sizes.num_features
+    needed, free = _COPIES * K**2 * O * D**2 * like.element_size(), free_memory(like.device)
+    if needed > free:
+        raise MemoryError(
+            f"the joint posterior of {K} tasks x {O} outputs x {D} features along a tree "
+            f"needs about {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB free on "
+            f"{like.device}. Reduce the features first (PCA), fit fewer tasks at once, or use "
+            "SharedGaussian."
+        )
 
 
 def _widen(root: Tensor, columns: int) -> Tensor:

@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import cophenet, fcluster
 from scipy.spatial.distance import squareform
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.transforms import Transform
+
+# Of K - 1 steps from height to height, in their mean: none starts at 0, where none could leave.
+_LEAST_STEP = 1e-3
 
 
 @final
@@ -141,3 +146,29 @@ def caterpillar(num_tasks: int, like: Tensor) -> TaskTree:
     steps = torch.arange(1, num_tasks, device=like.device)
     before = torch.cat([steps.new_zeros(1), num_tasks + steps[:-1] - 1])[: len(steps)]
     return TaskTree(torch.stack([before, steps], 1), steps.to(like) / max(num_tasks - 1, 1))
+
+
+@final
+class HeightsTransform(Transform):
+    r"""Heights of the merges of a tree from unconstrained u, their order kept.
+
+    $$h_i = \sum_{j \le i} e^{u_j} \Big/ \sum_j e^{u_j}$$
+
+    It has no Jacobian: u has one dimension more than the heights below the root's. The inverse
+    lifts steps of less than a thousandth of their mean to that.
+
+    Example:
+        >>> HeightsTransform()(torch.tensor([0.0, 0.0, 0.0, 0.0]))
+        tensor([0.2500, 0.5000, 0.7500, 1.0000])
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+
+    def _call(self, x: Tensor) -> Tensor:
+        total = x.softmax(-1).cumsum(-1)
+        return total / total[-1:]  # the root at 1 to the last digit
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        steps = y.diff(prepend=y.new_zeros(1))
+        return steps.clamp(min=_LEAST_STEP / max(len(y), 1)).log()
