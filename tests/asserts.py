@@ -214,15 +214,17 @@ def assert_prior_matters(make_prior: MakePrior) -> None:
     assert (model.weights.std > 0).all()
 
 
-def losses_of_unrelated(make_prior: MakePrior, seeds: int = 8) -> np.ndarray:
+def losses_of_unrelated(
+    make_prior: MakePrior, seeds: int = 8, *, rows: int = 10, features: int = 6
+) -> np.ndarray:
     """RMSE on fresh rows over that of `IndependentTasks`: 6 tasks with nothing in common."""
     ratios = []
     for seed in range(seeds):
-        rng = np.random.default_rng([seed, 10, 6])
-        weights = rng.standard_normal((6, 6))
-        task = np.repeat(np.arange(6), 10)
-        x = rng.standard_normal((60, 6))
-        y = (x * weights[task]).sum(1) + 0.5 * rng.standard_normal(60)
+        rng = np.random.default_rng([seed, rows, features])
+        weights = rng.standard_normal((6, features))
+        task = np.repeat(np.arange(6), rows)
+        x = rng.standard_normal((len(task), features))
+        y = (x * weights[task]).sum(1) + 0.5 * rng.standard_normal(len(task))
         errors = []
         for prior in (make_prior(), IndependentTasks()):
             model = MultitaskModel(prior)

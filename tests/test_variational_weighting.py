@@ -12,6 +12,7 @@ from bmm_multitask_learning import (
     CoordinateAscent,
     IndependentTasks,
     MultitaskModel,
+    SharedGaussian,
     TaskData,
     VariationalWeighting,
     datasets,
@@ -97,7 +98,7 @@ def test_exact_is_the_mixture_itself():
 def test_without_references_it_is_independent_tasks():
     data = make_data(rows=(7, 2, 11))
     alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
-    first = posterior_mean(VariationalWeighting(covariance="isotropic"), data, {"precision": 2.0})
+    first = posterior_mean(VariationalWeighting(), data, {"precision": 2.0})
     torch.testing.assert_close(first.mean, alone.mean, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(first.covariance, alone.covariance, rtol=1e-9, atol=1e-12)
 
@@ -128,8 +129,9 @@ def test_mixing_is_a_mode(mixture):
         assert value(prior.eta) < best + 1e-6
 
 
-def test_uncertainty_does_not_shrink_with_refreshes():
-    """Where the released code's variance halves it."""
+@pytest.mark.slow
+def test_the_sum_of_laws_loses_its_uncertainty_with_refreshes():
+    """Where the moments of the mixture keep it."""
     data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=2)
     spread = {}
     for name in ("moment_matched", "weighted_sum"):
@@ -137,8 +139,57 @@ def test_uncertainty_does_not_shrink_with_refreshes():
             model = MultitaskModel(fixed(name, refreshes))
             fit(model, data, progress=False)
             spread[name, refreshes] = float(model.weights.std.mean())
-    assert spread["moment_matched", 3] > 0.9 * spread["moment_matched", 1]
-    assert spread["weighted_sum", 3] < 0.7 * spread["moment_matched", 1]
+    assert spread["moment_matched", 3] > 0.95 * spread["moment_matched", 1]
+    assert spread["weighted_sum", 3] < 0.8 * spread["moment_matched", 3]
+
+
+def test_uncertainty_does_not_shrink_with_refreshes():
+    """In one population, where each refresh was a step of EM from far above."""
+    rng = np.random.default_rng(202)
+    K, D, n = 40, 5, 9
+    weights = 2 * rng.standard_normal(D) + 0.4 * rng.standard_normal((K, D))
+    task = np.repeat(np.arange(K), n)
+    x = rng.standard_normal((K * n, D))
+    y = (x * weights[task]).sum(1) + rng.standard_normal(K * n)
+    spread, score = [], []
+    for prior in (
+        SharedGaussian("isotropic"),
+        *(VariationalWeighting(strength=100, refreshes=r) for r in (1, 3)),
+    ):
+        model = MultitaskModel(prior)
+        fit(model, TaskData(x, y, task), progress=False)
+        spread.append(float(model.weights.std.mean()))
+        score.append(np.square((model.weights.mean.numpy() - weights) / spread[-1]).mean())
+    population, once, often = spread
+    assert often >= once > 0.95 * population
+    assert once < 1.2 * population  # posteriors of tasks alone make it 1.4
+    # the mean square of 200 scores is 1 with sd .1
+    assert max(abs(value - 1) for value in score) < 0.4
+
+
+@pytest.mark.slow
+def test_uncertainty_on_school(data_home):
+    if not (data_home / "school" / "school_malsar.mat").is_file():
+        pytest.skip(f"no school/school_malsar.mat in {data_home}")
+    raw = datasets.fetch_school(data_home=data_home)
+    train, _ = raw.split(0.75, seed=200)
+    x, y = train.x.numpy(), train.y.numpy()
+    std = x.std(0)
+    x = np.column_stack([np.ones(len(x)), (x - x.mean(0)) / np.where(std > 0, std, 1)])
+    data = TaskData(x, y - y.mean(), train.task.numpy())
+    spread = []
+    for prior in (
+        SharedGaussian("isotropic"),
+        VariationalWeighting(strength=100),
+        VariationalWeighting(strength=100, refreshes=3),
+    ):
+        model = MultitaskModel(prior)
+        fit(model, data, progress=False)
+        spread.append(float(model.weights.std.mean()))
+        if prior.get_params().get("refreshes") == "auto":
+            assert int(prior.planned) == 1
+    assert spread[1] > 0.9 * spread[0]
+    assert spread[2] > 0.95 * spread[1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -161,7 +212,7 @@ def test_weight_falls_on_the_own_family(seed):
 def test_one_task_is_left_with_the_anchor():
     data = make_data(rows=(9,))
     found = {}
-    for prior in (IndependentTasks(), VariationalWeighting(covariance="isotropic")):
+    for prior in (IndependentTasks(), VariationalWeighting()):
         model = MultitaskModel(prior)
         fit(model, data, engine=CoordinateAscent(tol=1e-10), progress=False)
         found[type(prior)] = model
@@ -189,19 +240,23 @@ def test_alike_tasks_share_one_weight():
 
 
 @pytest.mark.slow
-def test_unrelated_tasks_lose_next_to_nothing():
-    ratios = losses_of_unrelated(VariationalWeighting)
-    assert ratios.mean() < 1.0
-    assert ratios.max() < 1.02
+@pytest.mark.parametrize(("rows", "features"), [(10, 6), (20, 24)])
+def test_unrelated_tasks_lose_next_to_nothing(rows, features):
+    ratios = losses_of_unrelated(VariationalWeighting, rows=rows, features=features)
+    assert ratios.mean() < 1.01
+    assert ratios.max() < 1.08
 
 
 def test_tasks_that_are_left_alone_borrow_from_nobody():
-    data, _ = datasets.make_mixing(num_families=6, leaders=1, followers=1, within=3.0, seed=0)
+    rng = np.random.default_rng(200)
+    task = np.repeat(np.arange(6), 10)
+    x = rng.standard_normal((60, 4))
+    y = (x * rng.standard_normal((6, 4))[task]).sum(1) + 0.5 * rng.standard_normal(60)
     model = MultitaskModel(VariationalWeighting())
-    fit(model, data, progress=False)
+    fit(model, TaskData(x, y, task), progress=False)
     assert int(model.prior.planned) == 0
-    assert torch.equal(model.prior.anchor_weight, torch.ones(12).double())
-    assert torch.equal(model.relations(), torch.zeros(12, 12).double())
+    assert torch.equal(model.prior.anchor_weight, torch.ones(6).double())
+    assert torch.equal(model.relations(), torch.zeros(6, 6).double())
 
 
 @pytest.mark.slow
