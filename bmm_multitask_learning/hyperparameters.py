@@ -27,6 +27,9 @@ class ProbabilisticModule(nn.Module, ABC):
     attributes: ClassVar[Mapping[str, str]] = {}
     """Attributes that keep an argument whose own name is taken by a method."""
 
+    relaxed: frozenset[str] = frozenset()
+    """Sites on the simplex that `SVI` draws by Gumbel-softmax; others are Gaussian."""
+
     def __init__(self) -> None:
         super().__init__()
 

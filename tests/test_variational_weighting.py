@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from bmm_multitask_learning import (
     load,
 )
 from bmm_multitask_learning.backbones import MLP
+from bmm_multitask_learning.engines.guides import HyperGuide
 from bmm_multitask_learning.likelihoods import Poisson
 from bmm_multitask_learning.priors.mixtures import (
     exact,
@@ -260,13 +262,73 @@ def test_tasks_that_are_left_alone_borrow_from_nobody():
 
 
 @pytest.mark.slow
-def test_weights_stay_finite_over_5000_steps():
+@pytest.mark.parametrize("draws", ["gaussian", "gumbel"])
+def test_weights_stay_finite_over_5000_steps(draws):
     data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=1)
-    model = MultitaskModel(fixed())
+    model = MultitaskModel(VariationalWeighting(refreshes=1, strength=1, draws=draws))
     result = fit(model, data, engine=SVI(steps=5000), progress=False)
     assert np.isfinite(result.history).all()
     assert torch.isfinite(model.prior.share).all()
-    assert float(model.prior.share.min()) > 0
+    assert float(model.prior.share.min()) > 1e-3  # its Dirichlet prior keeps it off the corners
+
+
+# ---- Gumbel-softmax draws -----------------------------------------------------------------
+
+
+def gumbel_guide(draws="gumbel"):
+    """The guide of six tasks' weights, and the share from which it starts."""
+    data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=1)
+    model = MultitaskModel(VariationalWeighting(refreshes=1, strength=1, draws=draws))
+    fit(model, data, progress=False)
+    return HyperGuide(model.prior), model.prior.share
+
+
+def test_temperature_falls_from_one_to_one_half():
+    model = MultitaskModel(VariationalWeighting(draws="gumbel"))
+    model.build(make_data())
+    guide = HyperGuide(model.prior)
+    found = []
+    for done in (0.0, 0.25, 0.5, 0.99):
+        guide.anneal(done)
+        found.append(guide.temperature)
+    np.testing.assert_allclose(found, [1.0, 0.5**0.5, 0.5, 0.5])
+
+
+def test_draws_are_gumbel_softmax():
+    """The largest weight falls on task i with its probability, and is larger when it is cold."""
+    guide, share = gumbel_guide()
+    largest = {}
+    for done in (0.0, 1.0):
+        guide.anneal(done)
+        with torch.random.fork_rng(), pyro.validation_enabled(), torch.no_grad():
+            torch.manual_seed(0)
+            draws = torch.stack([guide()["share"] for _ in range(2000)])
+        torch.testing.assert_close(draws.sum(-1), torch.ones(2000, 6).double())
+        often = torch.nn.functional.one_hot(draws.argmax(-1), 6).double().mean(0)
+        # sd of a frequency is at most .011
+        torch.testing.assert_close(often, share, rtol=0, atol=0.05)
+        largest[done] = float(draws.amax(-1).mean())
+    assert largest[1.0] > largest[0.0] + 0.05
+    torch.testing.assert_close(guide.median()["share"], share)
+
+
+def test_gumbel_draws_learn_their_logits_and_use_the_mean_afterwards():
+    data, truth = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=3)
+    model = MultitaskModel(VariationalWeighting(refreshes=1, strength=1, draws="gumbel"))
+    fit(model, data, progress=False)
+    before = model.prior.share
+    fit(model, data, engine=SVI(steps=60), progress=False)
+    share = model.prior.share
+    torch.testing.assert_close(share.sum(-1), torch.ones(6).double())
+    assert (share - before).abs().max() > 0.02
+    assert float(share.min()) > 0.002
+    inside = (model.relations().numpy() * (truth.families[:, None] == truth.families)).sum(1)
+    assert inside.mean() > 0.6  # 2 of 5 others by chance
+
+
+def test_draws_are_nothing_to_the_closed_form():
+    found = [gumbel_guide(draws)[1] for draws in ("gaussian", "gumbel")]
+    assert torch.equal(*found)
 
 
 # ---- engines, new tasks -------------------------------------------------------------------
@@ -340,6 +402,8 @@ def test_bad_arguments_are_refused():
         VariationalWeighting("harmonic")
     with pytest.raises(ValueError, match='refreshes must be at least 1, or "auto"'):
         VariationalWeighting(refreshes=0)
+    with pytest.raises(ValueError, match='draws must be "gaussian" or "gumbel"'):
+        VariationalWeighting(draws="exponential")
     with pytest.raises(ValueError, match="strength must be a positive number"):
         VariationalWeighting(strength=0)
     with pytest.raises(ValueError, match='covariance must be "diagonal", as references'):

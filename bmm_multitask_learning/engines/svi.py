@@ -139,6 +139,7 @@ class SVI:
         stopper = EarlyStopping(self.patience)
         losses: list[Tensor] = []
         for step in tqdm(range(self.steps), disable=not progress, desc="SVI", unit="step"):
+            program.anneal(step / self.steps)
             try:
                 losses.append(self._step(step, program, next(batches), elbo, optimiser))
             except LinAlgError as error:

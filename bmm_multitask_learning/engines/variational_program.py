@@ -126,6 +126,11 @@ class VariationalProgram:
             return likelihood.statistics(self._summaries[name], theta)
         return local_factor(likelihood, self.batch[name], *self._moments[name], theta)
 
+    def anneal(self, done: float) -> None:
+        """Set the temperature of relaxed draws after a share `done` of the steps."""
+        for guide in self.guides.values():
+            guide.prior.anneal(done)
+
     # ---- optimisation -------------------------------------------------------------------------
 
     def optimiser(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -11,9 +11,10 @@ s the weights are held together, is told by rows that were held out of the fit, 
 rows.
 
 What differs from the paper: by default the mixture is replaced by the Gaussian with its own mean
-and variance; $\alpha$ is found by EM with its Dirichlet prior instead of Gumbel-softmax draws, and
-under `SVI` has a logistic-normal guide; the anchor's weight is learned; predictions average over
-the posterior; the references are made once, or a few times, and not at every step.
+and variance; $\alpha$ is found by EM with its Dirichlet prior, and under `SVI` has a
+logistic-normal guide, Gumbel-softmax draws being an option; the anchor's weight is learned;
+predictions average over the posterior; the references are made once, or a few times, and not at
+every step.
 
 References:
     Shen, Zhen, Worring and Shao, Variational multi-task learning with Gumbel-softmax priors
@@ -87,10 +88,13 @@ class VariationalWeighting(TaskPrior):
             by held-out training rows.
         covariance: "isotropic" or "diagonal" $\Sigma$, of tasks alone and of the population of
             the first references; a scale for each feature asks for many tasks.
+        draws: of $\alpha$ under `SVI`: "gaussian" logits, or "gumbel" for the paper's
+            Gumbel-softmax with learned logits and a falling temperature; `mixing` is then the
+            softmax of the logits. Without effect in the closed form.
 
     Raises:
-        ValueError: for another `mixture` or `covariance`, `refreshes` below 1, or a `strength`
-            that is not positive.
+        ValueError: for another `mixture`, `covariance` or `draws`, `refreshes` below 1, or a
+            `strength` that is not positive.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, VariationalWeighting, datasets, fit
@@ -122,6 +126,7 @@ class VariationalWeighting(TaskPrior):
         refreshes: int | Literal["auto"] = "auto",
         strength: float | Literal["auto"] = "auto",
         covariance: Literal["isotropic", "diagonal"] = "isotropic",
+        draws: Literal["gaussian", "gumbel"] = "gaussian",
     ) -> None:
         super().__init__()
         if mixture not in MIXTURES:
@@ -139,10 +144,14 @@ class VariationalWeighting(TaskPrior):
                 f'covariance must be "diagonal", as references are, or "isotropic"; '
                 f"got {covariance!r}."
             )
+        if draws not in ("gaussian", "gumbel"):
+            raise ValueError(f'draws must be "gaussian" or "gumbel"; got {draws!r}.')
         self.mixture = mixture
         self.refreshes = refreshes
         self.strength = strength
         self.covariance = covariance
+        self.draws = draws
+        self.relaxed = frozenset({"share"} if draws == "gumbel" else ())
         self.form = covariance_form(covariance)
         self._combine = MIXTURES[mixture]
 
