@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import pyro
@@ -26,6 +26,9 @@ class ProbabilisticModule(nn.Module, ABC):
 
     attributes: ClassVar[Mapping[str, str]] = {}
     """Attributes that keep an argument whose own name is taken by a method."""
+
+    relaxed: frozenset[str] = frozenset()
+    """Sites on the simplex that `SVI` draws by Gumbel-softmax; others are Gaussian."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,3 +115,31 @@ def unpack(vector: Tensor, like: Eta, transforms: dict[str, Transform]) -> Eta:
     return {
         n: transforms[n](piece.reshape(shapes[n])) for n, piece in zip(like, pieces, strict=True)
     }
+
+
+def climb(
+    module: ProbabilisticModule, objective: Callable[[Eta], Tensor], eta: Eta, steps: int
+) -> Eta:
+    r"""$\eta$ after L-BFGS steps up an objective and $\log p(\eta)$; never lower.
+
+    Args:
+        module: whose hyperparameters they are.
+        objective: of $\eta$, a scalar.
+        eta: where to start.
+        steps: L-BFGS iterations, at most.
+    """
+    transforms = module.transforms
+    with torch.enable_grad():
+        free = pack(eta, transforms).requires_grad_()
+        optimiser = torch.optim.LBFGS([free], max_iter=steps, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            moved = unpack(free, eta, transforms)
+            value = -(objective(moved) + module.log_hyperprior(moved))
+            value.backward()
+            return value
+
+        before = optimiser.step(loss)
+        after = loss()
+    return unpack(free.detach(), eta, transforms) if bool(after <= before) else eta

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .backbones import LatentEncoder
 from .data import TaskData
 from .engines.program import family_guide, family_program
 from .evidence import Evidence, log_evidence
@@ -20,6 +21,7 @@ from .posterior import WeightPosterior
 from .prediction import Prediction, adapt, predict
 from .priors import TaskPrior
 from .sizes import Sizes
+from .statistics import make_blocks
 
 
 @final
@@ -132,6 +134,26 @@ class MultitaskModel(nn.Module):
                 f"{tuple(phi.shape)}. Flatten or pool its output."
             )
         return phi.to(self.dtype)
+
+    def latent(self, posterior: WeightPosterior, x: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Means and variances (N, C, O) of the latents under C components of q(W).
+
+        A code's own variance adds $\sum_d \mathrm{var}(\phi_d)\, E[w_d^2]$.
+
+        Args:
+            posterior: of the tasks' weights.
+            x: (N, ...) inputs.
+            task: (N,) index of each row's task in `posterior`.
+        """
+        phi = self.features(x)
+        mean, variance = posterior.latent(
+            phi, make_blocks(task, len(posterior.means), phi.shape[1])
+        )
+        if isinstance(self.backbone, LatentEncoder):
+            square = posterior.means.square() + posterior.roots.variance()
+            spread = self.backbone.spread(x).to(phi)
+            variance = variance + torch.einsum("nd,ncod->nco", spread, square[task])
+        return mean, variance
 
     def rows(self, name: str, data: TaskData) -> Rows:
         """Features and targets of one family, as its likelihood sees them."""

@@ -19,7 +19,7 @@ from .posterior import WeightPosterior
 from .priors.task_prior import own_information
 from .roots import Roots
 from .sites import first_factor, refine
-from .statistics import TaskStatistics, make_blocks
+from .statistics import TaskStatistics
 
 if TYPE_CHECKING:
     from .family import Family
@@ -257,10 +257,7 @@ def predict(
         full = index
     with torch.no_grad():
         _check_width(model, part, inputs)
-        phi = model.features(inputs)
-        mean, variance = posterior.latent(
-            phi, make_blocks(full, len(posterior.means), phi.shape[1])
-        )
+        mean, variance = model.latent(posterior, inputs, full)
         log_weights = posterior.log_weights[full]
         mixture, law = part.likelihood.predictive(log_weights, mean, variance, index)
     known = index >= 0

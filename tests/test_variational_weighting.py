@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from bmm_multitask_learning import (
     CoordinateAscent,
     IndependentTasks,
     MultitaskModel,
+    SharedGaussian,
     TaskData,
     VariationalWeighting,
     datasets,
@@ -19,6 +21,7 @@ from bmm_multitask_learning import (
     load,
 )
 from bmm_multitask_learning.backbones import MLP
+from bmm_multitask_learning.engines.guides import HyperGuide
 from bmm_multitask_learning.likelihoods import Poisson
 from bmm_multitask_learning.priors.mixtures import (
     exact,
@@ -97,7 +100,7 @@ def test_exact_is_the_mixture_itself():
 def test_without_references_it_is_independent_tasks():
     data = make_data(rows=(7, 2, 11))
     alone = posterior_mean(IndependentTasks(), data, {"precision": 2.0})
-    first = posterior_mean(VariationalWeighting(covariance="isotropic"), data, {"precision": 2.0})
+    first = posterior_mean(VariationalWeighting(), data, {"precision": 2.0})
     torch.testing.assert_close(first.mean, alone.mean, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(first.covariance, alone.covariance, rtol=1e-9, atol=1e-12)
 
@@ -128,8 +131,9 @@ def test_mixing_is_a_mode(mixture):
         assert value(prior.eta) < best + 1e-6
 
 
-def test_uncertainty_does_not_shrink_with_refreshes():
-    """Where the released code's variance halves it."""
+@pytest.mark.slow
+def test_the_sum_of_laws_loses_its_uncertainty_with_refreshes():
+    """Where the moments of the mixture keep it."""
     data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=2)
     spread = {}
     for name in ("moment_matched", "weighted_sum"):
@@ -137,8 +141,57 @@ def test_uncertainty_does_not_shrink_with_refreshes():
             model = MultitaskModel(fixed(name, refreshes))
             fit(model, data, progress=False)
             spread[name, refreshes] = float(model.weights.std.mean())
-    assert spread["moment_matched", 3] > 0.9 * spread["moment_matched", 1]
-    assert spread["weighted_sum", 3] < 0.7 * spread["moment_matched", 1]
+    assert spread["moment_matched", 3] > 0.95 * spread["moment_matched", 1]
+    assert spread["weighted_sum", 3] < 0.8 * spread["moment_matched", 3]
+
+
+def test_uncertainty_does_not_shrink_with_refreshes():
+    """In one population, where each refresh was a step of EM from far above."""
+    rng = np.random.default_rng(202)
+    K, D, n = 40, 5, 9
+    weights = 2 * rng.standard_normal(D) + 0.4 * rng.standard_normal((K, D))
+    task = np.repeat(np.arange(K), n)
+    x = rng.standard_normal((K * n, D))
+    y = (x * weights[task]).sum(1) + rng.standard_normal(K * n)
+    spread, score = [], []
+    for prior in (
+        SharedGaussian("isotropic"),
+        *(VariationalWeighting(strength=100, refreshes=r) for r in (1, 3)),
+    ):
+        model = MultitaskModel(prior)
+        fit(model, TaskData(x, y, task), progress=False)
+        spread.append(float(model.weights.std.mean()))
+        score.append(np.square((model.weights.mean.numpy() - weights) / spread[-1]).mean())
+    population, once, often = spread
+    assert often >= once > 0.95 * population
+    assert once < 1.2 * population  # posteriors of tasks alone make it 1.4
+    # the mean square of 200 scores is 1 with sd .1
+    assert max(abs(value - 1) for value in score) < 0.4
+
+
+@pytest.mark.slow
+def test_uncertainty_on_school(data_home):
+    if not (data_home / "school" / "school_malsar.mat").is_file():
+        pytest.skip(f"no school/school_malsar.mat in {data_home}")
+    raw = datasets.fetch_school(data_home=data_home)
+    train, _ = raw.split(0.75, seed=200)
+    x, y = train.x.numpy(), train.y.numpy()
+    std = x.std(0)
+    x = np.column_stack([np.ones(len(x)), (x - x.mean(0)) / np.where(std > 0, std, 1)])
+    data = TaskData(x, y - y.mean(), train.task.numpy())
+    spread = []
+    for prior in (
+        SharedGaussian("isotropic"),
+        VariationalWeighting(strength=100),
+        VariationalWeighting(strength=100, refreshes=3),
+    ):
+        model = MultitaskModel(prior)
+        fit(model, data, progress=False)
+        spread.append(float(model.weights.std.mean()))
+        if prior.get_params().get("refreshes") == "auto":
+            assert int(prior.planned) == 1
+    assert spread[1] > 0.9 * spread[0]
+    assert spread[2] > 0.95 * spread[1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -161,7 +214,7 @@ def test_weight_falls_on_the_own_family(seed):
 def test_one_task_is_left_with_the_anchor():
     data = make_data(rows=(9,))
     found = {}
-    for prior in (IndependentTasks(), VariationalWeighting(covariance="isotropic")):
+    for prior in (IndependentTasks(), VariationalWeighting()):
         model = MultitaskModel(prior)
         fit(model, data, engine=CoordinateAscent(tol=1e-10), progress=False)
         found[type(prior)] = model
@@ -189,29 +242,93 @@ def test_alike_tasks_share_one_weight():
 
 
 @pytest.mark.slow
-def test_unrelated_tasks_lose_next_to_nothing():
-    ratios = losses_of_unrelated(VariationalWeighting)
-    assert ratios.mean() < 1.0
-    assert ratios.max() < 1.02
+@pytest.mark.parametrize(("rows", "features"), [(10, 6), (20, 24)])
+def test_unrelated_tasks_lose_next_to_nothing(rows, features):
+    ratios = losses_of_unrelated(VariationalWeighting, rows=rows, features=features)
+    assert ratios.mean() < 1.01
+    assert ratios.max() < 1.08
 
 
 def test_tasks_that_are_left_alone_borrow_from_nobody():
-    data, _ = datasets.make_mixing(num_families=6, leaders=1, followers=1, within=3.0, seed=0)
+    rng = np.random.default_rng(200)
+    task = np.repeat(np.arange(6), 10)
+    x = rng.standard_normal((60, 4))
+    y = (x * rng.standard_normal((6, 4))[task]).sum(1) + 0.5 * rng.standard_normal(60)
     model = MultitaskModel(VariationalWeighting())
-    fit(model, data, progress=False)
+    fit(model, TaskData(x, y, task), progress=False)
     assert int(model.prior.planned) == 0
-    assert torch.equal(model.prior.anchor_weight, torch.ones(12).double())
-    assert torch.equal(model.relations(), torch.zeros(12, 12).double())
+    assert torch.equal(model.prior.anchor_weight, torch.ones(6).double())
+    assert torch.equal(model.relations(), torch.zeros(6, 6).double())
 
 
 @pytest.mark.slow
-def test_weights_stay_finite_over_5000_steps():
+@pytest.mark.parametrize("draws", ["gaussian", "gumbel"])
+def test_weights_stay_finite_over_5000_steps(draws):
     data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=1)
-    model = MultitaskModel(fixed())
+    model = MultitaskModel(VariationalWeighting(refreshes=1, strength=1, draws=draws))
     result = fit(model, data, engine=SVI(steps=5000), progress=False)
     assert np.isfinite(result.history).all()
     assert torch.isfinite(model.prior.share).all()
-    assert float(model.prior.share.min()) > 0
+    assert float(model.prior.share.min()) > 1e-3  # its Dirichlet prior keeps it off the corners
+
+
+# ---- Gumbel-softmax draws -----------------------------------------------------------------
+
+
+def gumbel_guide(draws="gumbel"):
+    """The guide of six tasks' weights, and the share from which it starts."""
+    data, _ = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=1)
+    model = MultitaskModel(VariationalWeighting(refreshes=1, strength=1, draws=draws))
+    fit(model, data, progress=False)
+    return HyperGuide(model.prior), model.prior.share
+
+
+def test_temperature_falls_from_one_to_one_half():
+    model = MultitaskModel(VariationalWeighting(draws="gumbel"))
+    model.build(make_data())
+    guide = HyperGuide(model.prior)
+    found = []
+    for done in (0.0, 0.25, 0.5, 0.99):
+        guide.anneal(done)
+        found.append(guide.temperature)
+    np.testing.assert_allclose(found, [1.0, 0.5**0.5, 0.5, 0.5])
+
+
+def test_draws_are_gumbel_softmax():
+    """The largest weight falls on task i with its probability, and is larger when it is cold."""
+    guide, share = gumbel_guide()
+    largest = {}
+    for done in (0.0, 1.0):
+        guide.anneal(done)
+        with torch.random.fork_rng(), pyro.validation_enabled(), torch.no_grad():
+            torch.manual_seed(0)
+            draws = torch.stack([guide()["share"] for _ in range(2000)])
+        torch.testing.assert_close(draws.sum(-1), torch.ones(2000, 6).double())
+        often = torch.nn.functional.one_hot(draws.argmax(-1), 6).double().mean(0)
+        # sd of a frequency is at most .011
+        torch.testing.assert_close(often, share, rtol=0, atol=0.05)
+        largest[done] = float(draws.amax(-1).mean())
+    assert largest[1.0] > largest[0.0] + 0.05
+    torch.testing.assert_close(guide.median()["share"], share)
+
+
+def test_gumbel_draws_learn_their_logits_and_use_the_mean_afterwards():
+    data, truth = datasets.make_mixing(num_families=2, leaders=1, followers=2, seed=3)
+    model = MultitaskModel(VariationalWeighting(refreshes=1, strength=1, draws="gumbel"))
+    fit(model, data, progress=False)
+    before = model.prior.share
+    fit(model, data, engine=SVI(steps=60), progress=False)
+    share = model.prior.share
+    torch.testing.assert_close(share.sum(-1), torch.ones(6).double())
+    assert (share - before).abs().max() > 0.02
+    assert float(share.min()) > 0.002
+    inside = (model.relations().numpy() * (truth.families[:, None] == truth.families)).sum(1)
+    assert inside.mean() > 0.6  # 2 of 5 others by chance
+
+
+def test_draws_are_nothing_to_the_closed_form():
+    found = [gumbel_guide(draws)[1] for draws in ("gaussian", "gumbel")]
+    assert torch.equal(*found)
 
 
 # ---- engines, new tasks -------------------------------------------------------------------
@@ -285,6 +402,8 @@ def test_bad_arguments_are_refused():
         VariationalWeighting("harmonic")
     with pytest.raises(ValueError, match='refreshes must be at least 1, or "auto"'):
         VariationalWeighting(refreshes=0)
+    with pytest.raises(ValueError, match='draws must be "gaussian" or "gumbel"'):
+        VariationalWeighting(draws="exponential")
     with pytest.raises(ValueError, match="strength must be a positive number"):
         VariationalWeighting(strength=0)
     with pytest.raises(ValueError, match='covariance must be "diagonal", as references'):

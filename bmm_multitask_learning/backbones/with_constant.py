@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from .latent_encoder import LatentEncoder
 from .mlp import MLP
 
 
@@ -44,6 +45,6 @@ def with_constant(backbone: nn.Module | None) -> nn.Module:
         >>> with_constant(MLP(3, [5])).hidden
         (5,)
     """
-    if isinstance(backbone, MLP) and backbone.constant:
+    if isinstance(backbone, LatentEncoder) or (isinstance(backbone, MLP) and backbone.constant):
         return backbone
     return WithConstant(nn.Identity() if backbone is None else backbone)

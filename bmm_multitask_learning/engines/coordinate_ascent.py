@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
 from tqdm import tqdm
 
+from ..backbones import LatentEncoder
 from ..data import TaskData
 from ..hyperparameters import ProbabilisticModule, pack, unpack
 from ..likelihoods import QuadraticLikelihood, Rows
@@ -53,8 +54,7 @@ class CoordinateAscent:
 
     Args:
         max_iter: iterations a start, at most.
-        tol: relative rise of the bound over one iteration (one accelerated cycle) at which it has
-            converged.
+        tol: relative rise of the bound over an iteration (an accelerated cycle) that ends a fit.
         backbone_steps: gradient evaluations of the backbone an iteration.
 
     Example:
@@ -81,6 +81,8 @@ class CoordinateAscent:
         progress: bool,
     ) -> FitResult:
         """Fit a built model in place."""
+        if isinstance(model.backbone, LatentEncoder):
+            raise TypeError("CoordinateAscent draws no codes for a LatentEncoder; use SVI().")
         for name in model.families:
             quadratic(model[name])
         if any(p.requires_grad for p in model.backbone.parameters()):

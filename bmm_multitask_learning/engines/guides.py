@@ -27,12 +27,30 @@ _PAIRS = 4
 
 @final
 class HyperGuide(nn.Module):
-    r"""$q(\eta)$: an independent Gaussian for each unconstrained hyperparameter of a module."""
+    r"""$q(\eta)$: an independent Gaussian for each unconstrained hyperparameter of a module.
+
+    Sites that the module names in `relaxed` are draws of a Gumbel-softmax instead,
+
+    $$\alpha_i = \frac{\exp((\log\pi_i + g_i) / T)}{\sum_j \exp((\log\pi_j + g_j) / T)}, \qquad
+      g_i \sim \mathrm{Gumbel}(0, 1)$$
+
+    with the logits $\log \pi$ learned and the temperature T falling from 1 to ½ over a fit.
+
+    References:
+        Jang, Gu and Poole, Categorical reparameterization with Gumbel-softmax (2017).
+        Maddison, Mnih and Teh, The concrete distribution (2017), for its density.
+    """
 
     def __init__(self, module: ProbabilisticModule) -> None:
         super().__init__()
+        self.temperature = 1.0
+        self.logits = nn.ParameterDict({name: module.eta[name].log() for name in module.relaxed})
         self.transforms = module.transforms
-        start = {name: self.transforms[name].inv(value) for name, value in module.eta.items()}
+        start = {
+            name: self.transforms[name].inv(value)
+            for name, value in module.eta.items()
+            if name not in module.relaxed
+        }
         self.loc = nn.ParameterDict(start)
         spread = math.log(_INITIAL_SPREAD)
         self.log_scale = nn.ParameterDict(
@@ -42,6 +60,10 @@ class HyperGuide(nn.Module):
     def forward(self) -> Eta:
         """Sample every site."""
         eta = {}
+        for name, logits in self.logits.items():
+            temperature = logits.new_tensor(self.temperature)
+            draw = dist.RelaxedOneHotCategorical(temperature, logits=logits)
+            eta[name] = pyro.sample(name, draw.to_event(logits.ndim - 1))
         for name, loc in self.loc.items():
             base = dist.Normal(loc, self.log_scale[name].exp()).to_event(loc.ndim)
             law = dist.TransformedDistribution(base, [self.transforms[name]])
@@ -49,8 +71,18 @@ class HyperGuide(nn.Module):
         return eta
 
     def median(self) -> Eta:
-        """The centre of q, in the sites' own space."""
-        return {name: self.transforms[name](loc.detach()) for name, loc in self.loc.items()}
+        """The centre of q, in the sites' own space; of relaxed sites the mean of their limit."""
+        centre = {name: self.transforms[name](loc.detach()) for name, loc in self.loc.items()}
+        # E α at T → 0, where the draws are one-hot
+        return centre | {n: logits.detach().softmax(-1) for n, logits in self.logits.items()}
+
+    def anneal(self, done: float) -> None:
+        """Lower the temperature: to ½ at half of the fit, and constant then.
+
+        Args:
+            done: share of the fit's steps that are done.
+        """
+        self.temperature = max(0.5, 4.0**-done)
 
 
 @final

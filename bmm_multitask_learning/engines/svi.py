@@ -143,6 +143,7 @@ class SVI:
         jumps: list[tuple[float, float]] = []
         period = due = max(self.steps // 4, self._epoch(data))
         for step in tqdm(range(self.steps), disable=not progress, desc="SVI", unit="step"):
+            program.anneal(step / self.steps)
             try:
                 losses.append(self._step(step, program, next(batches), elbo, optimiser))
             except LinAlgError as error:

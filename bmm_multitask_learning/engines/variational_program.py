@@ -12,7 +12,9 @@ import torch
 from pyro.contrib.autoname import scope
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
+from torch.distributions import Normal
 
+from ..backbones import LatentEncoder
 from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
@@ -60,6 +62,8 @@ class VariationalProgram:
         self._moments: dict[str, Moments] = {}
         trained = (p.requires_grad for p in model.backbone.parameters())
         self.fixed_features = not any(trained)
+        self.encoder = _encoder(model)
+        self._laws: dict[str, Normal] = {}
 
     @property
     def guides(self) -> dict[str, FamilyGuide]:
@@ -72,7 +76,10 @@ class VariationalProgram:
         if same and self.fixed_features:
             return
         parts = list(batch.items())
-        phi = self.network.features(torch.cat([part.x for _, part in parts]))
+        x = torch.cat([part.x for _, part in parts])
+        phi = self.network.features(x)
+        if self.encoder is not None:
+            self._laws = {name: self.encoder.law(x) for name in batch}
         pieces = phi.split([part.num_rows for _, part in parts])
         for (name, part), piece in zip(parts, pieces, strict=True):
             # all rows come again at every step: their layout by task stays
@@ -108,6 +115,17 @@ class VariationalProgram:
                 posterior, divergence = self.guides[name].weights(family.prior, eta, sites)
                 pyro.factor("weights", -divergence)
                 pyro.factor("targets", self._expected_log_likelihood(name, posterior, theta))
+                if self.encoder is not None:
+                    pyro.factor("codes", self._codes(self.encoder, name))
+
+    def _codes(self, encoder: LatentEncoder, name: str) -> Tensor:
+        r"""$\log p(\beta) - \sum_n KL(q(z \mid x_n) \| p(z \mid x_n, D_{\setminus t}))$."""
+        rows = self.batch[name]
+        # rows of a task without classes are one group
+        classes = self.network[name].likelihood.classes
+        group = (rows.y[:, 0] if classes else torch.zeros_like(rows.y[:, 0])).long()
+        weight = rows.weight[:, 0]
+        return encoder.log_prior() - encoder.divergence(self._laws[name], group, rows.task, weight)
 
     def _expected_log_likelihood(
         self, name: str, posterior: WeightPosterior, theta: Eta
@@ -133,6 +151,11 @@ class VariationalProgram:
         if isinstance(likelihood, QuadraticLikelihood) and name in self._summaries:
             return likelihood.statistics(self._summaries[name], theta)
         return local_factor(likelihood, self.batch[name], *self._moments[name], theta)
+
+    def anneal(self, done: float) -> None:
+        """Set the temperature of relaxed draws after a share `done` of the steps."""
+        for guide in self.guides.values():
+            guide.prior.anneal(done)
 
     # ---- optimisation -------------------------------------------------------------------------
 
@@ -242,9 +265,17 @@ class VariationalProgram:
         """Publish; the bound on all rows."""
         self.publish()
         with pyro.validation_enabled(is_validate=False):
-            self.load(data)
-            elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
-            return -float(elbo.loss(self.model, self.guide))
+            if self.encoder is None:
+                self.load(data)
+                elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
+                return -float(elbo.loss(self.model, self.guide))
+            self.encoder.train()  # a code is drawn anew for each particle
+            losses = []
+            for _ in range(_FINAL_PARTICLES):
+                self.load(data)
+                losses.append(TraceMeanField_ELBO().loss(self.model, self.guide))
+            self.encoder.eval()
+            return -float(torch.tensor(losses).mean())
 
     def settle(self, data: Mapping[str, TaskData]) -> float:
         """Publish with factors of all rows at the centre; returns the bound on all rows."""
@@ -272,3 +303,23 @@ class VariationalProgram:
             "standardised inputs and targets, or weight_decay for the backbone; see the "
             "troubleshooting page."
         )
+
+
+def _encoder(model: MultitaskModel) -> LatentEncoder | None:
+    """The backbone, if its features have a law; a ValueError where that would go unnoticed."""
+    found = [m for m in model.backbone.modules() if isinstance(m, LatentEncoder)]
+    if not found:
+        return None
+    if found[0] is not model.backbone or len(model.families) > 1:
+        raise ValueError(
+            "a LatentEncoder must be the backbone itself, of a model with one family; got it "
+            f"within {type(model.backbone).__name__}, with {len(model.families)} families. Use "
+            "its hidden= for layers before the code."
+        )
+    tasks = model.family().sizes.num_tasks
+    if found[0].num_tasks != tasks:
+        raise ValueError(
+            f"the LatentEncoder was made for num_tasks={found[0].num_tasks}; the data have "
+            f"{tasks}. Give it num_tasks={tasks}."
+        )
+    return found[0]

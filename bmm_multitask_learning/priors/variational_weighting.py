@@ -4,15 +4,17 @@ $$p(w_t \mid \alpha) \approx \sum_{i \ne t} \alpha_{ti}\, q_i(w) + \alpha_{tt}\,
   \qquad \alpha_t \sim \mathrm{Dirichlet}(1 + \tfrac{s}{K} + \tfrac12 e_t)$$
 
 The references $q_i = N(\mu_i, \mathrm{diag}\,\sigma_i^2)$ are posteriors of the tasks, frozen:
-first those of each task alone, then, at each refresh, those of the last fit. The prior reads a
-posterior, so what is maximised is a surrogate of an evidence, and it never falls only as long as
-the references stand still. How often they are refreshed, and how strongly s the weights are held
-together, is told by rows that were held out of the fit, among the training rows.
+first those of tasks of one population, then, at each further refresh, those of the last fit. The
+prior reads a posterior, so what is maximised is a surrogate of an evidence, and it never falls
+only as long as the references stand still. Whether there are references at all, and how strongly
+s the weights are held together, is told by rows that were held out of the fit, among the training
+rows.
 
 What differs from the paper: by default the mixture is replaced by the Gaussian with its own mean
-and variance; $\alpha$ is found by EM with its Dirichlet prior instead of Gumbel-softmax draws, and
-under `SVI` has a logistic-normal guide; the anchor's weight is learned; predictions average over
-the posterior; the references are refreshed a few times and not at every step.
+and variance; $\alpha$ is found by EM with its Dirichlet prior, and under `SVI` has a
+logistic-normal guide, Gumbel-softmax draws being an option; the anchor's weight is learned;
+predictions average over the posterior; the references are made once, or a few times, and not at
+every step.
 
 References:
     Shen, Zhen, Worring and Shao, Variational multi-task learning with Gumbel-softmax priors
@@ -22,7 +24,7 @@ References:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, final
 
 import pyro
@@ -33,13 +35,14 @@ from torch.distributions import Distribution
 
 from ..distributions import GaussianMixture
 from ..gaussian import DiagonalScale
-from ..hyperparameters import Eta, pack, unpack
+from ..hyperparameters import Eta, climb
 from ..posterior import WeightPosterior, mixture_posterior
 from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import covariance_form
 from .cross_fitting import smallest_as_good, whole_and_rests
 from .mixtures import MIXTURES, Law, gaussian, moment_matched
+from .shared_gaussian import SharedGaussian
 from .task_prior import TaskPrior
 
 # L-BFGS evaluations of an M-step: the E-step between them costs more than all of them
@@ -50,7 +53,6 @@ _FOLD_STEPS = 15
 _ANCHOR = 0.5
 # tasks that the belief in equal weights is worth; the first leaves next to nothing to learn
 _STRENGTHS = (100.0, 10.0, 1.0)
-_MOST_REFRESHES = 8
 
 
 class References(NamedTuple):
@@ -78,16 +80,20 @@ class VariationalWeighting(TaskPrior):
         mixture: "moment_matched" (the Gaussian with the mixture's mean and variance), "log_linear"
             (the geometric mean), "exact" (the mixture itself, which in many dimensions picks one
             component), "weighted_sum" (variance $\sum\alpha^2\sigma^2$: too narrow).
-        refreshes: how often the references are replaced by the last fit's posteriors, at least
-            once; only the first are free of the task's own rows. "auto": as often as predicts
-            held-out training rows best, up to eight times. None at all leaves each task alone.
+        refreshes: how often references are made, at least once; from the second time on a task's
+            own rows come back to it through those who learned from it. "auto": once, or not at
+            all, which leaves each task alone, as held-out training rows tell.
         strength: s, how many tasks the belief in equal weights is worth. "auto": 100, 10 or 1,
             by held-out training rows.
-        covariance: "diagonal" or "isotropic" $\Sigma$ of tasks alone.
+        covariance: "isotropic" or "diagonal" $\Sigma$, of tasks alone and of the population of
+            the first references; a scale for each feature asks for many tasks.
+        draws: of $\alpha$ under `SVI`: "gaussian" logits, or "gumbel" for the paper's
+            Gumbel-softmax with learned logits and a falling temperature; `mixing` is then the
+            softmax of the logits. Without effect in the closed form.
 
     Raises:
-        ValueError: for another `mixture` or `covariance`, `refreshes` below 1, or a `strength`
-            that is not positive.
+        ValueError: for another `mixture`, `covariance` or `draws`, `refreshes` below 1, or a
+            `strength` that is not positive.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, VariationalWeighting, datasets, fit
@@ -118,7 +124,8 @@ class VariationalWeighting(TaskPrior):
         *,
         refreshes: int | Literal["auto"] = "auto",
         strength: float | Literal["auto"] = "auto",
-        covariance: Literal["diagonal", "isotropic"] = "diagonal",
+        covariance: Literal["isotropic", "diagonal"] = "isotropic",
+        draws: Literal["gaussian", "gumbel"] = "gaussian",
     ) -> None:
         super().__init__()
         if mixture not in MIXTURES:
@@ -136,10 +143,14 @@ class VariationalWeighting(TaskPrior):
                 f'covariance must be "diagonal", as references are, or "isotropic"; '
                 f"got {covariance!r}."
             )
+        if draws not in ("gaussian", "gumbel"):
+            raise ValueError(f'draws must be "gaussian" or "gumbel"; got {draws!r}.')
         self.mixture = mixture
         self.refreshes = refreshes
         self.strength = strength
         self.covariance = covariance
+        self.draws = draws
+        self.relaxed = frozenset({"share"} if draws == "gumbel" else ())
         self.form = covariance_form(covariance)
         self._combine = MIXTURES[mixture]
 
@@ -233,24 +244,7 @@ class VariationalWeighting(TaskPrior):
             fit = -0.5 * (law.variance.log() + square / law.variance).sum((-2, -1))
             return (share * (law.log_weights + fit)).sum()
 
-        self.set_eta(self._climb(expected, self.eta, _M_STEPS))
-
-    def _climb(self, objective: Callable[[Eta], Tensor], eta: Eta, steps: int) -> Eta:
-        r"""$\eta$ after L-BFGS steps up the objective and $\log p(\eta)$, never lower."""
-        with torch.enable_grad():
-            free = pack(eta, self.transforms).requires_grad_()
-            optimiser = torch.optim.LBFGS([free], max_iter=steps, line_search_fn="strong_wolfe")
-
-            def loss() -> Tensor:
-                optimiser.zero_grad()
-                moved = unpack(free, eta, self.transforms)
-                value = -(objective(moved) + self.log_hyperprior(moved))
-                value.backward()
-                return value
-
-            before = optimiser.step(loss)
-            after = loss()
-        return unpack(free.detach(), eta, self.transforms) if bool(after <= before) else eta
+        self.set_eta(climb(self, expected, self.eta, _M_STEPS))
 
     def refresh(
         self,
@@ -268,54 +262,70 @@ class VariationalWeighting(TaskPrior):
         with references and $\alpha$ found from the statistics $S_g$, $g \ne f$, of other folds.
         """
         if not count:
-            self._choose(folds)
-            self.set_eta({"share": self._equal()})
+            parts = folds()
+            self._choose(parts)
         if count == int(self.planned):
             return False
-        mean, variance = _moments(posterior)
-        self.register_buffer("reference_mean", mean)
-        self.register_buffer("reference_variance", variance)
+        references = (
+            _moments(posterior) if count else self._exchangeable(whole_and_rests(parts)[0])
+        )
+        self.register_buffer("reference_mean", references.mean)
+        self.register_buffer("reference_variance", references.variance)
         return True
 
-    def _choose(self, folds: Callable[[], Sequence[TaskStatistics]]) -> None:
-        """Set `worth` and `planned`: as they were asked for, or by held-out rows.
-
-        The strength is judged after one refresh; refreshes then go on as long as they gain.
-        """
-        if self.refreshes != "auto" and self.strength != "auto":
-            self.planned.fill_(self.refreshes)
-            return
+    def _choose(self, parts: Sequence[TaskStatistics]) -> None:
+        """Set `worth` and `planned`: as they were asked for, or by held-out rows."""
         strengths = _STRENGTHS if self.strength == "auto" else (self.strength,)
-        whole, rest = whole_and_rests(folds())
-        paths = [[self._path(others, whole, s) for others in rest] for s in strengths]
-        alone, once = (torch.stack([_next(path) for path in paths], 1) for _ in range(2))
-        best = smallest_as_good(once)
+        if self.refreshes != "auto" and self.strength != "auto":
+            best, planned = 0, self.refreshes
+        else:
+            scores = self._held_out(parts, strengths)
+            best = smallest_as_good(scores[:, 1:])
+            once = smallest_as_good(scores[:, [0, 1 + best]])
+            planned = once if self.refreshes == "auto" else self.refreshes
         self.worth.fill_(strengths[best])
-        if self.refreshes != "auto":
-            self.planned.fill_(self.refreshes)
-            return
-        scores = [alone[:, best], once[:, best]]
-        while len(scores) <= _MOST_REFRESHES and bool(scores[-1].sum() > scores[-2].sum()):
-            scores.append(_next(paths[best]))
-        self.planned.fill_(smallest_as_good(torch.stack(scores, 1)))
+        self.planned.fill_(planned)
+        self.set_eta({"share": self._equal()})
 
-    def _path(
-        self, others: TaskStatistics, whole: TaskStatistics, strength: float
-    ) -> Iterator[Tensor]:
-        """Log predictive density of one fold given the others: alone, and after each refresh."""
-        eta, references = (
-            self.eta,
-            References(self.reference_mean[:0], self.reference_variance[:0]),
-        )
-        while True:
-            self.worth.fill_(strength)
-            given = functools.partial(self._condition, others, references=references)
-            eta = self._climb(functools.partial(_surrogate, given), eta, _FOLD_STEPS)
-            after, before = self._condition(whole, eta, references), given(eta)
-            yield after.log_normaliser - before.log_normaliser
-            if not len(references.mean):
-                eta = eta | {"share": self._equal()}
-            references = References(*_moments(before))
+    def _held_out(self, parts: Sequence[TaskStatistics], strengths: Sequence[float]) -> Tensor:
+        """Log predictive density (F, 1 + S) of each part given the others: alone, and by strength.
+
+        The strengths are judged after one refresh.
+        """
+        scores = []
+        whole, rests = whole_and_rests(parts)
+        for others in rests:
+            references = self._exchangeable(others)
+            alone = self._score(whole, others, References(*(r[:0] for r in references)))
+            row = [alone]
+            for strength in strengths:
+                self.worth.fill_(strength)
+                row.append(self._score(whole, others, references))
+            scores.append(torch.stack(row))
+        return torch.stack(scores)
+
+    def _score(
+        self, whole: TaskStatistics, others: TaskStatistics, references: References
+    ) -> Tensor:
+        """Log predictive density of one part given the others, hyperparameters found from them."""
+        given = functools.partial(self._condition, references=references)
+        start = self.eta | {"share": self._equal()}
+        objective = functools.partial(_surrogate, functools.partial(given, others))
+        eta = climb(self, objective, start, _FOLD_STEPS)
+        return given(whole, eta).log_normaliser - given(others, eta).log_normaliser
+
+    def _exchangeable(self, statistics: TaskStatistics) -> References:
+        """Posteriors of tasks of one Gaussian population, the centre integrated out.
+
+        Posteriors of tasks alone are as wide as the prior that leaves them alone, and so would be
+        all that is mixed from them: each refresh would narrow the priors a little.
+        """
+        shared = SharedGaussian(self.covariance)
+        shared.build(self.sizes, statistics.b)
+        shared.initialise(statistics, torch.Generator(), 0)
+        given = functools.partial(shared.condition, statistics)
+        eta = climb(shared, functools.partial(_surrogate, given), shared.eta, _FOLD_STEPS)
+        return _moments(given(eta))
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
@@ -372,12 +382,8 @@ def _surrogate(given: Callable[[Eta], WeightPosterior], eta: Eta) -> Tensor:
     return given(eta).log_normaliser
 
 
-def _next(paths: Sequence[Iterator[Tensor]]) -> Tensor:
-    return torch.stack([next(path) for path in paths])
-
-
-def _moments(posterior: WeightPosterior) -> tuple[Tensor, Tensor]:
-    """Mean and variance (K, O, D) of each weight."""
+def _moments(posterior: WeightPosterior) -> References:
+    """Mean and variance of each weight."""
     share = posterior.log_weights.exp()
     law = moment_matched(share, posterior.means, posterior.roots.variance())
-    return law.loc[:, 0], law.variance[:, 0]
+    return References(law.loc[:, 0], law.variance[:, 0])
