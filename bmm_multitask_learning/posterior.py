@@ -10,8 +10,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from .gaussian import DenseScale, Scale, condition_at
-from .roots import CentredRoots, Roots
+from .gaussian import Conditioned, DenseScale, Scale, condition_at
+from .precision import LowRankFactor
+from .roots import CentredRoots, Roots, RowRoots
 from .statistics import RowBlocks, TaskStatistics
 from .trees.roots import TreeRoots
 
@@ -54,7 +55,7 @@ class WeightPosterior:
 
     log_weights: Tensor
     means: Tensor
-    roots: Roots | CentredRoots | TreeRoots
+    roots: Roots | RowRoots | CentredRoots | TreeRoots
     log_normaliser: Tensor
     effective: Tensor | None = None
     shared: Centre | None = None
@@ -338,14 +339,20 @@ def mixture_posterior(
     """
     loc = loc.expand(*log_prior.shape, *loc.shape[-2:])
     given = condition_at(
-        statistics.A[:, None], statistics.b[:, None], statistics.c[:, None], loc, scale
+        statistics.precision[:, None], statistics.b[:, None], statistics.c[:, None], loc, scale
     )
     joint = log_prior + given.log_normaliser.sum(-1)  # over outputs
     log_evidence = joint.logsumexp(-1, keepdim=True)
     return WeightPosterior(
         log_weights=joint - log_evidence,
         means=loc + scale.apply(given.v[..., None])[..., 0],
-        roots=Roots.independent(scale.apply(given.inverse_factor.mT)),
+        roots=_own_roots(scale, given),
         log_normaliser=log_evidence.sum(),
         effective=given.effective(),
     )
+
+
+def _own_roots(scale: Scale, given: Conditioned) -> Roots | RowRoots:
+    if isinstance(given.inverse_factor, LowRankFactor):
+        return RowRoots(scale.expand(*given.v.shape[:-1]), given.inverse_factor)
+    return Roots.independent(scale.apply(given.inverse_factor.mT))

@@ -105,7 +105,7 @@ def test_law_of_the_weights_is_that_of_the_evidence():
     W = prior(prior.eta).sample()
     sharp = 1e9
     statistics = TaskStatistics(
-        A=sharp * torch.eye(3).double().expand(5, 1, 3, 3),
+        precision=sharp * torch.eye(3).double().expand(5, 1, 3, 3),
         b=sharp * W,
         c=-0.5 * sharp * W.square().sum(-1) + 1.5 * np.log(sharp / (2 * np.pi)),
         rows=torch.ones(5).double(),

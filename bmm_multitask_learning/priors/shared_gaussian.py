@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..distributions import ExchangeableGaussian
-from ..gaussian import condition_tasks
+from ..gaussian import condition_tasks, total_covariance
 from ..hyperparameters import Eta
 from ..posterior import Centre, WeightPosterior
 from ..roots import CentredRoots, Roots
@@ -90,7 +90,7 @@ class SharedGaussian(TaskPrior):
         scale = self.form.scale(eta, self.sizes.num_features)
         pieces = condition_tasks(statistics, scale)
         inverses = tuple(piece.inverse_factor for piece in pieces)  # C̃_k = U⁻ᵀU⁻¹
-        own = torch.stack([(inverse.mT @ inverse).sum(0) for inverse in inverses]).sum(0)
+        own = torch.stack([total_covariance(inverse) for inverse in inverses]).sum(0)
         identity = torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
         # m = L μ:  T = Lᵀ S⁻¹ L,  P = T + Σ_k (I − C̃_k),  μ̂ = P⁻¹ Σ_k v_k
         variance = self.scatter / eta["centre_precision"][..., None]
