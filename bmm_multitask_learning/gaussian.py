@@ -120,6 +120,27 @@ def total_covariance(inverse: Tensor | LowRankFactor) -> Tensor:
     return len(inverse.right) * identity - J.mT @ J
 
 
+def pulled(inverse: Tensor | LowRankFactor, root: Tensor) -> tuple[Tensor, Tensor]:
+    r"""How the data pull vectors from a centre whose covariance is $QQ^\top$.
+
+    Args:
+        inverse: (..., R, R) $U^{-1}$, so that $C = U^{-\top}U^{-1}$ given the centre.
+        root: (..., R, S) $Q$.
+
+    Returns:
+        a root of $(I - C)QQ^\top(I - C)$, and $\mathrm{tr}(Q^\top C (I - C) Q)$.
+    """
+    if isinstance(inverse, Tensor):
+        common = inverse.mT @ (inverse @ root)
+        spread = root - common
+        return spread, (spread * common).sum((-2, -1))
+    # I − C = JᵀJ, and J Q has no more than n columns that count
+    J = inverse.right
+    half = torch.linalg.qr((J @ root).mT, mode="r").R.mT
+    spread = J.mT @ half
+    return spread, half.square().sum((-2, -1)) - spread.square().sum((-2, -1))
+
+
 def condition(A: Precision, b: Tensor, c: Tensor, scale: Scale) -> Conditioned:
     """Multiply Gaussian priors of mean 0 by Gaussian factors, batched over all leading axes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 import torch
@@ -25,13 +25,13 @@ class Centre:
     Args:
         mean: (C, O, D).
         root: (C, O, D, S) of its covariance.
-        scatter: $\sum_k E[(w_k - m)(w_k - m)^\top]$ as far as the prior's covariance needs it:
-            (O, D, D), or its diagonal (O, D).
+        scatter: gives $\sum_k E[(w_k - m)(w_k - m)^\top]$ as far as the prior's covariance needs
+            it: (O, D, D), or its diagonal (O, D).
     """
 
     mean: Tensor
     root: Tensor
-    scatter: Tensor | None = None
+    scatter: Callable[[], Tensor] | None = None
 
 
 @final
@@ -49,7 +49,7 @@ class WeightPosterior:
         roots: $R$, `roots.own`, and $B$, `roots.common`.
         log_normaliser: scalar, $\log \int p(W \mid \eta) \prod_k t_k(w_k)\, dW$ of the statistics
             that made this posterior.
-        effective: (K, C, O) $\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$ of those statistics.
+        effective: gives $\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$ of those statistics, (K, C, O).
         shared: the law of the centre that $\zeta$ stands for, where the prior has one.
     """
 
@@ -57,7 +57,7 @@ class WeightPosterior:
     means: Tensor
     roots: Roots | RowRoots | CentredRoots | TreeRoots
     log_normaliser: Tensor
-    effective: Tensor | None = None
+    effective: Callable[[], Tensor] | None = None
     shared: Centre | None = None
 
     # ---- read-outs: the O axis is dropped where O = 1 -----------------------------------------
@@ -202,10 +202,10 @@ class WeightPosterior:
         return self.expected_log_factor(statistics, self.own_trace()).sum() - self.log_normaliser
 
     def own_trace(self) -> Tensor:
-        """`effective` as (C, K, O), where the posterior was made by conditioning."""
+        """What `effective` gives as (C, K, O), where the posterior was made by conditioning."""
         if self.effective is None:
             raise RuntimeError("this posterior was not made by conditioning on statistics.")
-        return self.effective.movedim(1, 0)
+        return self.effective().movedim(1, 0)
 
     def trace(self, statistics: TaskStatistics) -> Tensor:
         r"""$\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$ for any factors, (C, K, O)."""
@@ -348,7 +348,7 @@ def mixture_posterior(
         means=loc + scale.apply(given.v[..., None])[..., 0],
         roots=_own_roots(scale, given),
         log_normaliser=log_evidence.sum(),
-        effective=given.effective(),
+        effective=given.effective,
     )
 
 

@@ -156,5 +156,6 @@ class CentredRoots:
         """Variance of $x^T w_{task}$ for x of shape (M, B, D), as (M, 1, O, B)."""
         inverse = self.inverse[task]
         own = inverse @ self.scale.adjoint(x.mT[:, None])  # (M, O, D, B)
-        common = self.centre.mT @ (inverse.mT @ own)
+        # one product for all tasks, which have the centre in common
+        common = torch.einsum("ods,modb->mosb", self.centre, inverse.mT @ own)
         return (own.square().sum(-2) + common.square().sum(-2))[:, None]

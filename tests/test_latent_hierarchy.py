@@ -54,7 +54,7 @@ def test_without_a_tree_it_is_the_shared_gaussian(covariance):
     torch.testing.assert_close(found.log_normaliser, expected.log_normaliser, **close)
     torch.testing.assert_close(found.mean, expected.mean, **close)
     torch.testing.assert_close(found.covariance, expected.covariance, **close)
-    torch.testing.assert_close(found.effective, expected.effective, **close)
+    torch.testing.assert_close(found.effective(), expected.effective(), **close)
     torch.testing.assert_close(found.roots.variance(), expected.roots.variance(), **close)
     star.prior.update(found)
     shared.prior.update(expected)

@@ -166,7 +166,7 @@ class TaskCovariance(TaskPrior):
             means=mean[:, None],
             roots=Roots(root[:, None, ..., :0], root[:, None]),
             log_normaliser=given.log_normaliser.sum(),
-            effective=statistics.trace_term(root)[:, None],
+            effective=lambda: statistics.trace_term(root)[:, None],
             shared=Centre(share * mean.sum(0)[None], share * root.sum(0)[None]),
         )
 
