@@ -11,6 +11,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from .precision import LowRankFactor, Precision, RowPrecision
 from .statistics import TaskStatistics
 
 # A chunk of tasks holds at most this many matrix entries (2**18 doubles are 2 MiB).
@@ -41,8 +42,12 @@ class DenseScale:
         """$L$ as a (..., D, R) matrix."""
         return self.matrix
 
-    def __getitem__(self, at: slice) -> DenseScale:
+    def __getitem__(self, at: Tensor | slice) -> DenseScale:
         return DenseScale(self.matrix[at])
+
+    def expand(self, *leading: int) -> DenseScale:
+        """With these leading axes."""
+        return DenseScale(self.matrix.expand(*leading, -1, -1))
 
 
 @final
@@ -67,8 +72,12 @@ class DiagonalScale:
         """$L$ as a (..., D, D) matrix."""
         return torch.diag_embed(self.std)
 
-    def __getitem__(self, at: slice) -> DiagonalScale:
+    def __getitem__(self, at: Tensor | slice) -> DiagonalScale:
         return DiagonalScale(self.std[at])
+
+    def expand(self, *leading: int) -> DiagonalScale:
+        """With these leading axes."""
+        return DiagonalScale(self.std.expand(*leading, -1))
 
 
 Scale = DenseScale | DiagonalScale
@@ -86,7 +95,7 @@ class Conditioned(NamedTuple):
     """
 
     v: Tensor
-    inverse_factor: Tensor
+    inverse_factor: Tensor | LowRankFactor
     log_normaliser: Tensor
 
     def effective(self) -> Tensor:
@@ -95,27 +104,54 @@ class Conditioned(NamedTuple):
         It is $\mathrm{tr}(\tilde A \tilde C) = R - \mathrm{tr}\,\tilde C$, because
         $(I + \tilde A)\tilde C = I$.
         """
-        return (
-            self.v.shape[-1] - torch.linalg.vector_norm(self.inverse_factor, dim=(-2, -1)).square()
-        )
+        inverse = self.inverse_factor
+        if isinstance(inverse, LowRankFactor):  # C̃ = I − JᵀJ
+            return inverse.right.square().sum((-2, -1))
+        return self.v.shape[-1] - torch.linalg.vector_norm(inverse, dim=(-2, -1)).square()
 
 
-def condition(A: Tensor, b: Tensor, c: Tensor, scale: Scale) -> Conditioned:
+def total_covariance(inverse: Tensor | LowRankFactor) -> Tensor:
+    r"""$\sum_k U_k^{-\top} U_k^{-1}$ over the first axis, (..., R, R)."""
+    if isinstance(inverse, Tensor):
+        return (inverse.mT @ inverse).sum(0)
+    # Σ_k (I − J_kᵀJ_k)
+    J = inverse.right.movedim(0, -3).flatten(-3, -2)
+    identity = torch.eye(J.shape[-1], dtype=J.dtype, device=J.device)
+    return len(inverse.right) * identity - J.mT @ J
+
+
+def pulled(inverse: Tensor | LowRankFactor, root: Tensor) -> tuple[Tensor, Tensor]:
+    r"""How the data pull vectors from a centre whose covariance is $QQ^\top$.
+
+    Args:
+        inverse: (..., R, R) $U^{-1}$, so that $C = U^{-\top}U^{-1}$ given the centre.
+        root: (..., R, S) $Q$.
+
+    Returns:
+        a root of $(I - C)QQ^\top(I - C)$, and $\mathrm{tr}(Q^\top C (I - C) Q)$.
+    """
+    if isinstance(inverse, Tensor):
+        common = inverse.mT @ (inverse @ root)
+        spread = root - common
+        return spread, (spread * common).sum((-2, -1))
+    # I − C = JᵀJ, and J Q has no more than n columns that count
+    J = inverse.right
+    half = torch.linalg.qr((J @ root).mT, mode="r").R.mT
+    spread = J.mT @ half
+    return spread, half.square().sum((-2, -1)) - spread.square().sum((-2, -1))
+
+
+def condition(A: Precision, b: Tensor, c: Tensor, scale: Scale) -> Conditioned:
     """Multiply Gaussian priors of mean 0 by Gaussian factors, batched over all leading axes.
 
     Args:
-        A: (..., D, D), b: (..., D), c: (...) of the factor $c + b^T w - w^T A w / 2$.
+        A: (..., D, D), formed or as rows, b: (..., D), c: (...) of the factor
+            $c + b^T w - w^T A w / 2$.
         scale: square root of the prior covariance.
     """
-    # Ã = Lᵀ A L,  h̃ = Lᵀ b
-    white = scale.adjoint(scale.adjoint(A).mT)
+    factor, inverse = _factors(A, scale)
+    # h̃ = Lᵀ b
     h = scale.adjoint(b[..., None])
-    # U Uᵀ = I + Ã
-    white.diagonal(dim1=-2, dim2=-1).add_(1)
-    factor = torch.linalg.cholesky(white)
-    identity = torch.eye(white.shape[-1], dtype=white.dtype, device=white.device)
-    # U⁻¹ is wanted as such: it is the square root of the posterior covariance
-    inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
     # v̂ = U⁻ᵀ U⁻¹ h̃
     half = inverse @ h
     v = (inverse.mT @ half)[..., 0]
@@ -126,7 +162,22 @@ def condition(A: Tensor, b: Tensor, c: Tensor, scale: Scale) -> Conditioned:
     return Conditioned(v, inverse, log_normaliser)
 
 
-def condition_at(A: Tensor, b: Tensor, c: Tensor, loc: Tensor, scale: Scale) -> Conditioned:
+def _factors(A: Precision, scale: Scale) -> tuple[Tensor, Tensor | LowRankFactor]:
+    """A factor with the determinant of U, and $U^{-1}$."""
+    if isinstance(A, RowPrecision):
+        # Ã = FᵀF with F = H^½ Φ L,  |I + Ã| = |I + F Fᵀ|
+        return LowRankFactor.of(scale.adjoint(A.root().mT).mT)
+    # Ã = Lᵀ A L
+    white = scale.adjoint(scale.adjoint(A).mT)
+    # U Uᵀ = I + Ã
+    white.diagonal(dim1=-2, dim2=-1).add_(1)
+    factor = torch.linalg.cholesky(white)
+    identity = torch.eye(white.shape[-1], dtype=white.dtype, device=white.device)
+    # U⁻¹ is wanted as such: it is the square root of the posterior covariance
+    return factor, torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+
+
+def condition_at(A: Precision, b: Tensor, c: Tensor, loc: Tensor, scale: Scale) -> Conditioned:
     """`condition` for priors of mean `loc` (..., D); the result is the law of v, w = loc + L v."""
     # t(m + u) = exp( c + bᵀm − ½ mᵀAm + (b − A m)ᵀu − ½ uᵀAu )
     residual = b - (A @ loc[..., None])[..., 0]
@@ -141,8 +192,8 @@ def condition_tasks(statistics: TaskStatistics, scale: Scale) -> list[Conditione
         scale: square root of a covariance that all tasks share.
     """
     K, O, D = statistics.b.shape
-    step = max(1, _CHUNK_ELEMENTS // (O * D * D))
+    A = statistics.precision
+    height = A.phi.shape[-2] if isinstance(A, RowPrecision) else D
+    step = max(1, _CHUNK_ELEMENTS // (O * D * height))
     pieces = (slice(start, start + step) for start in range(0, K, step))
-    return [
-        condition(statistics.A[at], statistics.b[at], statistics.c[at], scale) for at in pieces
-    ]
+    return [condition(A[at], statistics.b[at], statistics.c[at], scale) for at in pieces]

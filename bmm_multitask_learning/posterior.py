@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
-from .gaussian import DenseScale, Scale, condition_at
-from .roots import CentredRoots, Roots
+from .gaussian import Conditioned, DenseScale, Scale, condition_at
+from .precision import LowRankFactor
+from .roots import CentredRoots, Roots, RowRoots
 from .statistics import RowBlocks, TaskStatistics
 from .trees.roots import TreeRoots
 
@@ -24,13 +25,13 @@ class Centre:
     Args:
         mean: (C, O, D).
         root: (C, O, D, S) of its covariance.
-        scatter: $\sum_k E[(w_k - m)(w_k - m)^\top]$ as far as the prior's covariance needs it:
-            (O, D, D), or its diagonal (O, D).
+        scatter: gives $\sum_k E[(w_k - m)(w_k - m)^\top]$ as far as the prior's covariance needs
+            it: (O, D, D), or its diagonal (O, D).
     """
 
     mean: Tensor
     root: Tensor
-    scatter: Tensor | None = None
+    scatter: Callable[[], Tensor] | None = None
 
 
 @final
@@ -48,15 +49,15 @@ class WeightPosterior:
         roots: $R$, `roots.own`, and $B$, `roots.common`.
         log_normaliser: scalar, $\log \int p(W \mid \eta) \prod_k t_k(w_k)\, dW$ of the statistics
             that made this posterior.
-        effective: (K, C, O) $\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$ of those statistics.
+        effective: gives $\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$ of those statistics, (K, C, O).
         shared: the law of the centre that $\zeta$ stands for, where the prior has one.
     """
 
     log_weights: Tensor
     means: Tensor
-    roots: Roots | CentredRoots | TreeRoots
+    roots: Roots | RowRoots | CentredRoots | TreeRoots
     log_normaliser: Tensor
-    effective: Tensor | None = None
+    effective: Callable[[], Tensor] | None = None
     shared: Centre | None = None
 
     # ---- read-outs: the O axis is dropped where O = 1 -----------------------------------------
@@ -201,10 +202,10 @@ class WeightPosterior:
         return self.expected_log_factor(statistics, self.own_trace()).sum() - self.log_normaliser
 
     def own_trace(self) -> Tensor:
-        """`effective` as (C, K, O), where the posterior was made by conditioning."""
+        """What `effective` gives as (C, K, O), where the posterior was made by conditioning."""
         if self.effective is None:
             raise RuntimeError("this posterior was not made by conditioning on statistics.")
-        return self.effective.movedim(1, 0)
+        return self.effective().movedim(1, 0)
 
     def trace(self, statistics: TaskStatistics) -> Tensor:
         r"""$\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$ for any factors, (C, K, O)."""
@@ -338,14 +339,20 @@ def mixture_posterior(
     """
     loc = loc.expand(*log_prior.shape, *loc.shape[-2:])
     given = condition_at(
-        statistics.A[:, None], statistics.b[:, None], statistics.c[:, None], loc, scale
+        statistics.precision[:, None], statistics.b[:, None], statistics.c[:, None], loc, scale
     )
     joint = log_prior + given.log_normaliser.sum(-1)  # over outputs
     log_evidence = joint.logsumexp(-1, keepdim=True)
     return WeightPosterior(
         log_weights=joint - log_evidence,
         means=loc + scale.apply(given.v[..., None])[..., 0],
-        roots=Roots.independent(scale.apply(given.inverse_factor.mT)),
+        roots=_own_roots(scale, given),
         log_normaliser=log_evidence.sum(),
-        effective=given.effective(),
+        effective=given.effective,
     )
+
+
+def _own_roots(scale: Scale, given: Conditioned) -> Roots | RowRoots:
+    if isinstance(given.inverse_factor, LowRankFactor):
+        return RowRoots(scale.expand(*given.v.shape[:-1]), given.inverse_factor)
+    return Roots.independent(scale.apply(given.inverse_factor.mT))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .gaussian import Scale
+from .precision import LowRankFactor, concatenated, formed
 
 
 @final
@@ -56,6 +57,54 @@ class Roots:
 
 @final
 @dataclasses.dataclass(frozen=True)
+class RowRoots:
+    r"""The roots $R_k = L_k U_k^{-\top}$ of tasks by themselves that have few rows.
+
+    They are formed only when asked for.
+
+    Args:
+        scale: $L$, with leading axes (K, C, O).
+        inverse: (K, C, O, R, R) $U_k^{-1}$.
+    """
+
+    scale: Scale
+    inverse: LowRankFactor
+
+    @functools.cached_property
+    def own(self) -> Tensor:
+        """(K, C, O, D, R) of the task alone."""
+        return self.scale.apply(self.inverse.mT.dense())
+
+    @property
+    def whole(self) -> Tensor:
+        """See `Roots`."""
+        return self.own
+
+    @property
+    def common(self) -> Tensor:
+        """(K, C, O, D, 0): nothing."""
+        return self.own[..., :0]
+
+    def __getitem__(self, task: Tensor | slice) -> RowRoots:
+        return RowRoots(self.scale[task], self.inverse[task])
+
+    def expand(self, num_tasks: int) -> Roots:
+        """See `Roots`."""
+        return Roots.independent(self.own).expand(num_tasks)
+
+    def variance(self) -> Tensor:
+        """Variance of each weight, (K, C, O, D)."""
+        return self.own.square().sum(-1)
+
+    def latent_variance(self, x: Tensor, task: Tensor) -> Tensor:
+        """Variance of $x^T w_{task}$ for x of shape (M, B, D), as (M, C, O, B)."""
+        part = self[task]
+        white = part.scale.adjoint(x.mT[:, None, None])  # (M, C, O, R, B)
+        return (part.inverse @ white).square().sum(-2)
+
+
+@final
+@dataclasses.dataclass(frozen=True)
 class CentredRoots:
     r"""The roots of tasks that scatter around one uncertain centre.
 
@@ -69,18 +118,18 @@ class CentredRoots:
     """
 
     scale: Scale
-    parts: tuple[Tensor, ...]
+    parts: tuple[Tensor | LowRankFactor, ...]
     centre: Tensor
 
     @functools.cached_property
-    def inverse(self) -> Tensor:
+    def inverse(self) -> Tensor | LowRankFactor:
         """(K, O, D, D) $U_k^{-1}$."""
-        return torch.cat(self.parts)
+        return concatenated(self.parts)
 
     @functools.cached_property
     def own(self) -> Tensor:
         """(K, 1, O, D, D) of the task alone."""
-        return self.scale.apply(self.inverse.mT)[:, None]
+        return self.scale.apply(formed(self.inverse.mT))[:, None]
 
     @functools.cached_property
     def common(self) -> Tensor:
@@ -107,5 +156,6 @@ class CentredRoots:
         """Variance of $x^T w_{task}$ for x of shape (M, B, D), as (M, 1, O, B)."""
         inverse = self.inverse[task]
         own = inverse @ self.scale.adjoint(x.mT[:, None])  # (M, O, D, B)
-        common = self.centre.mT @ (inverse.mT @ own)
+        # one product for all tasks, which have the centre in common
+        common = torch.einsum("ods,modb->mosb", self.centre, inverse.mT @ own)
         return (own.square().sum(-2) + common.square().sum(-2))[:, None]

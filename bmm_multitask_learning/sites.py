@@ -24,7 +24,7 @@ from .hyperparameters import Eta
 from .likelihoods import Likelihood, QuadraticLikelihood, Rows
 from .posterior import WeightPosterior
 from .priors import TaskPrior
-from .statistics import TaskStatistics, task_sum
+from .statistics import TaskStatistics, combined, task_sum
 
 # Responsibilities (N, C), means and variances (N, C, O) of the latents.
 Moments = tuple[Tensor, Tensor, Tensor]
@@ -71,16 +71,16 @@ def local_factor(
         variance = variance.detach().requires_grad_()
         value = expected_log_prob(likelihood, rows, weight.detach(), mean, variance, theta)
         gradient, slope = torch.autograd.grad(value.sum(), (mean, variance))
-    phi = rows.phi.detach()
     average = torch.einsum("nc,nco->no", weight.detach(), mean.detach())
     # a factor must stay a factor where the log likelihood is convex, as Student-t tails are: the
     # size of the curvature takes the step no further than the target
     curvature = (-2 * slope.sum(1)).abs()
     linear = gradient.sum(1) + curvature * average
-    A, b = rows.blocks.moments(phi, curvature, linear)
+    with torch.no_grad():
+        precision, b = rows.moments(curvature, linear)
     # the constant drops out of the bound; it is 0
     count = task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks)
-    return TaskStatistics(A, b, torch.zeros_like(b[..., 0]), count)
+    return TaskStatistics(precision, b, torch.zeros_like(b[..., 0]), count)
 
 
 def first_factor(likelihood: Likelihood, rows: Rows, theta: Eta) -> TaskStatistics:
@@ -148,13 +148,7 @@ def _extrapolate(
     length = (r.norm() / v.norm().clamp(min=torch.finfo(v.dtype).tiny)).clamp(1, limit)
     # x' = x0 + 2 a (x1 − x0) + a² (x2 − 2 x1 + x0)
     weight = ((1 - length).square(), 2 * length * (1 - length), length.square())
-    A, b, c = (
-        sum(
-            w * getattr(sites, name) for w, sites in zip(weight, (start, once, twice), strict=True)
-        )
-        for name in ("A", "b", "c")
-    )
-    return TaskStatistics(A, b, c, start.rows)
+    return combined(weight, (start, once, twice), start.rows)
 
 
 def _distance(before: Moments, after: Moments) -> float:
@@ -189,9 +183,7 @@ def elbo(
 
 def blend(old: TaskStatistics, new: TaskStatistics, rate: float) -> TaskStatistics:
     r"""A natural-gradient step: $(1 - \rho)\,\text{old} + \rho\,\text{new}$."""
-    return TaskStatistics(
-        old.A.lerp(new.A, rate), old.b.lerp(new.b, rate), old.c.lerp(new.c, rate), old.rows
-    )
+    return combined((1 - rate, rate), (old, new), old.rows)
 
 
 def latent_moments(posterior: WeightPosterior, rows: Rows) -> Moments:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from .precision import Precision, combine, formed, weighted_sum
 
 # Rows of a chunk times features: 2**20 doubles are 8 MiB, which stays in a core's cache.
 _CHUNK_ELEMENTS = 2**20
@@ -21,30 +23,30 @@ class TaskStatistics:
     task k (exactly for Gaussian noise) or a lower bound on it. Factors of the same tasks add up.
 
     Args:
-        A: (K, O, D, D) precision; (K, 1, D, D) where all outputs share it.
+        precision: (K, O, D, D) $A$; (K, 1, D, D) where all outputs share it. Where tasks have
+            fewer rows than features it may be held as the rows.
         b: (K, O, D) linear coefficient.
         c: (K, O) constant.
         rows: (K,) number of observed rows, weighted.
     """
 
-    A: Tensor
+    precision: Precision
     b: Tensor
     c: Tensor
     rows: Tensor
 
-    @classmethod
-    def zeros_like(cls, other: TaskStatistics, num_tasks: int) -> TaskStatistics:
-        """The statistics of `num_tasks` tasks that have no rows."""
-        tensors = (other.A, other.b, other.c, other.rows)
-        return cls(*(t.new_zeros(num_tasks, *t.shape[1:]) for t in tensors))
+    @property
+    def A(self) -> Tensor:  # the letter of the papers
+        """The precision as a tensor, formed if it is held as rows."""
+        return formed(self.precision)
 
     def __getitem__(self, tasks: slice) -> TaskStatistics:
-        return TaskStatistics(self.A[tasks], self.b[tasks], self.c[tasks], self.rows[tasks])
+        return TaskStatistics(
+            self.precision[tasks], self.b[tasks], self.c[tasks], self.rows[tasks]
+        )
 
     def __add__(self, other: TaskStatistics) -> TaskStatistics:
-        return TaskStatistics(
-            self.A + other.A, self.b + other.b, self.c + other.c, self.rows + other.rows
-        )
+        return combined((1, 1), (self, other), self.rows + other.rows)
 
     def total(self) -> TaskStatistics:
         """The sum over tasks, as the statistics of one task."""
@@ -53,7 +55,7 @@ class TaskStatistics:
 
     def trace_term(self, root: Tensor) -> Tensor:
         r"""$\mathrm{tr}(A_k\, \text{root}\,\text{root}^\top)$, (..., K, O)."""
-        return ((self.A @ root) * root).sum((-2, -1))
+        return ((self.precision @ root) * root).sum((-2, -1))
 
     def log_factor(self, mean: Tensor, effective: Tensor) -> Tensor:
         r"""$E[\log t_k(w)]$, (..., K, O), from the moments of w.
@@ -62,8 +64,22 @@ class TaskStatistics:
             mean: (..., K, O, D).
             effective: $\mathrm{tr}(A_k\,\mathrm{cov}(w))$, (..., K, O).
         """
-        quadratic = ((self.A @ mean[..., None])[..., 0] * mean).sum(-1)
+        quadratic = ((self.precision @ mean[..., None])[..., 0] * mean).sum(-1)
         return self.c + (self.b * mean).sum(-1) - 0.5 * (quadratic + effective)
+
+
+def combined(
+    weights: Sequence[float | Tensor], factors: Sequence[TaskStatistics], rows: Tensor
+) -> TaskStatistics:
+    r"""The factor $\prod_i t_i^{w_i}$ of each task: its natural parameters are linear.
+
+    Args:
+        weights: $w$.
+        factors: $t$.
+        rows: (K,) number of rows that the result stands for.
+    """
+    b, c = (weighted_sum(weights, [getattr(t, name) for t in factors]) for name in ("b", "c"))
+    return TaskStatistics(combine(weights, [t.precision for t in factors]), b, c, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +131,11 @@ class RowBlocks:
         index, padding = self.index[at], ~self.valid[at].flatten()
         placed = rows.index_select(0, index.flatten())
         return placed.index_fill_(0, padding.nonzero()[:, 0], 0.0).unflatten(0, index.shape)
+
+    def by_task(self, rows: Tensor) -> Tensor:
+        """(N, ...) rows to (K, B, ...), where no task has more than one block of B rows."""
+        placed = rows.new_zeros(self.num_tasks, self.index.shape[1], *rows.shape[1:])
+        return placed.index_copy(0, self.task, self.gather(rows, slice(None)))
 
     def moments(self, phi: Tensor, weight: Tensor | None, target: Tensor) -> tuple[Tensor, Tensor]:
         r"""$\sum_{n \in k} \omega_{no}\, \phi_n \phi_n^\top$ and $\sum_{n \in k} \phi_n r_{np}$.

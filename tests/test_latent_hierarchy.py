@@ -54,7 +54,7 @@ def test_without_a_tree_it_is_the_shared_gaussian(covariance):
     torch.testing.assert_close(found.log_normaliser, expected.log_normaliser, **close)
     torch.testing.assert_close(found.mean, expected.mean, **close)
     torch.testing.assert_close(found.covariance, expected.covariance, **close)
-    torch.testing.assert_close(found.effective, expected.effective, **close)
+    torch.testing.assert_close(found.effective(), expected.effective(), **close)
     torch.testing.assert_close(found.roots.variance(), expected.roots.variance(), **close)
     star.prior.update(found)
     shared.prior.update(expected)
@@ -156,7 +156,7 @@ def test_law_of_the_weights_is_that_of_the_evidence():
     W = prior(prior.eta).sample()
     sharp = 1e9
     statistics = TaskStatistics(
-        A=sharp * torch.eye(3).double().expand(5, 1, 3, 3),
+        precision=sharp * torch.eye(3).double().expand(5, 1, 3, 3),
         b=sharp * W,
         c=-0.5 * sharp * W.square().sum(-1) + 1.5 * np.log(sharp / (2 * np.pi)),
         rows=torch.ones(5).double(),

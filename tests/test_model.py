@@ -315,7 +315,7 @@ def test_expected_log_factor_is_that_of_draws():
     generator = torch.Generator().manual_seed(0)
     root = torch.randn(2, 1, 3, 3, generator=generator).double()
     statistics = TaskStatistics(
-        A=root @ root.mT,
+        precision=root @ root.mT,
         b=torch.randn(2, 1, 3, generator=generator).double(),
         c=torch.randn(2, 1, generator=generator).double(),
         rows=torch.ones(2).double(),

@@ -211,8 +211,8 @@ class Ascent:
         self.family = family
         self.prior = family.prior
         self.likelihood = quadratic(family)
-        self.rows = rows
-        self.summary = self.likelihood.summarise(rows)
+        self.rows = rows.in_dual_form()
+        self.summary = self.likelihood.summarise(self.rows)
         # the best Gaussian factors, once `tighten` has found them
         self.best: TaskStatistics | None = None
 
@@ -238,8 +238,8 @@ class Ascent:
 
     def refresh(self, rows: Rows) -> None:
         """The same rows with other features."""
-        self.rows = rows
-        self.summary = self.likelihood.refresh(self.summary, rows)
+        self.rows = rows.in_dual_form()
+        self.summary = self.likelihood.refresh(self.summary, self.rows)
 
     def bound(self, posterior: WeightPosterior) -> Tensor:
         r"""$\log p(D, \eta)$, or its bound, at the state that gave `posterior`."""

@@ -170,7 +170,7 @@ class StandIn(nn.Module):
         std = variance.sqrt()
         precision = (-2 * self.log_ratio).exp() / variance
         return TaskStatistics(
-            A=sites.A + torch.diag_embed(precision - 1),
+            precision=sites.A + torch.diag_embed(precision - 1),
             b=sites.b + precision * (mean + self.shift * std),
             c=sites.c,
             rows=sites.rows,

@@ -193,7 +193,7 @@ def _known_weights(weights: Tensor, scatter: Tensor) -> TaskStatistics:
     """Factors so sharp that the posterior of the weights is a point."""
     precision = (_SHARPNESS / scatter).expand_as(weights)
     return TaskStatistics(
-        A=torch.diag_embed(precision),
+        precision=torch.diag_embed(precision),
         b=precision * weights,
         c=torch.zeros_like(weights[..., 0]),
         rows=torch.ones_like(weights[:, 0, 0]),

@@ -85,11 +85,9 @@ class Bernoulli(QuadraticLikelihood[TiltedRows]):
     def statistics(self, summary: TiltedRows, theta: Eta) -> TaskStatistics:
         rows, xi = summary.rows, summary.xi
         # A = Σ ω φφᵀ,  b = Σ (y − ½) φ
-        A, b = rows.blocks.moments(
-            rows.phi, rows.weight * polya_gamma_mean(xi), rows.weight * (rows.y - 0.5)
-        )
+        A, b = rows.moments(rows.weight * polya_gamma_mean(xi), rows.weight * (rows.y - 0.5))
         return TaskStatistics(
-            A=A,
+            precision=A,
             b=b,
             c=task_sum(rows.weight * logistic_constant(xi), rows.task, rows.num_tasks),
             rows=task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks),

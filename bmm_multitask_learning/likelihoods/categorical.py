@@ -108,9 +108,9 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         linear = summary.one_hot - 0.5 + omega * alpha
         constant = logistic_constant(xi) + 0.5 * alpha - 0.5 * omega * alpha.square()
         constant = constant - alpha / self.num_classes
-        A, b = rows.blocks.moments(rows.phi, rows.weight * omega, rows.weight * linear)
+        A, b = rows.moments(rows.weight * omega, rows.weight * linear)
         return TaskStatistics(
-            A=A,
+            precision=A,
             b=b,
             c=task_sum(rows.weight * constant, rows.task, rows.num_tasks),
             rows=task_sum(rows.weight[:, 0], rows.task, rows.num_tasks),

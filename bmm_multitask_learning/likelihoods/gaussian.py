@@ -116,7 +116,7 @@ class Gaussian(QuadraticLikelihood[Moments]):
 
     def summarise(self, rows: Rows) -> Moments:
         weighted = rows.weight * rows.y
-        A, b = rows.blocks.moments(rows.phi, _common_weight(rows.weight), weighted)
+        A, b = rows.moments(_common_weight(rows.weight), weighted)
         c = -0.5 * task_sum(weighted * rows.y, rows.task, rows.num_tasks)
         count = task_sum(rows.weight, rows.task, rows.num_tasks)
         return Moments(TaskStatistics(A, b, c, count.mean(-1)), count)
@@ -129,7 +129,7 @@ class Gaussian(QuadraticLikelihood[Moments]):
         precision = self._precision(theta)
         unit = summary.factor
         return TaskStatistics(
-            A=unit.A * precision[..., None, None],
+            precision=unit.precision * precision[..., None, None],
             b=unit.b * precision[..., None],
             c=0.5 * summary.count * (precision.log() - math.log(2 * math.pi)) + precision * unit.c,
             rows=unit.rows,

@@ -13,10 +13,13 @@ from torch.distributions import Distribution
 
 from ..hyperparameters import Eta, ProbabilisticModule
 from ..posterior import WeightPosterior
+from ..precision import Precision, RowPrecision
 from ..sizes import Sizes
 from ..statistics import RowBlocks, TaskStatistics, make_blocks
 
 _NODES = 32
+# Tasks with no more rows than this share of the features are conditioned by their rows.
+_ROWS_PER_FEATURE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Rows:
         weight: (N, T) row weights, 0 where a target is not observed.
         task: (N,) task index.
         blocks: the rows laid out by task.
+        laid_out: (K, 1, n, D) features by task, where precisions are to be held as rows.
     """
 
     phi: Tensor
@@ -36,6 +40,7 @@ class Rows:
     weight: Tensor
     task: Tensor
     blocks: RowBlocks
+    laid_out: Tensor | None = None
 
     @classmethod
     def from_targets(
@@ -59,6 +64,23 @@ class Rows:
     def num_tasks(self) -> int:
         """K."""
         return self.blocks.num_tasks
+
+    def in_dual_form(self) -> Rows:
+        """The same rows; where tasks have so few that it is cheaper, precisions hold rows."""
+        longest = self.blocks.index.shape[1]
+        single = len(self.blocks.task.unique()) == len(self.blocks.task)
+        if not (single and longest <= _ROWS_PER_FEATURE * self.phi.shape[1]):
+            return self
+        return dataclasses.replace(self, laid_out=self.blocks.by_task(self.phi)[:, None])
+
+    def moments(self, weight: Tensor | None, target: Tensor) -> tuple[Precision, Tensor]:
+        """See `RowBlocks.moments`."""
+        if self.laid_out is None:
+            return self.blocks.moments(self.phi, weight, target)
+        if weight is None:
+            weight = torch.ones_like(self.phi[:, :1])
+        linear = self.blocks.by_task(target).mT @ self.laid_out[:, 0]
+        return RowPrecision(self.laid_out, self.blocks.by_task(weight).mT), linear
 
 
 class Likelihood(ProbabilisticModule):

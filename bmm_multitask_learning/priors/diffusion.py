@@ -256,11 +256,11 @@ def condition_along(
         means=mean[:, None],
         roots=TreeRoots(scale, down.covariance, root, levels, down.steps),
         log_normaliser=log_normaliser,
-        effective=down.effective[:, None],
+        effective=lambda: down.effective[:, None],
         shared=Centre(
             scale.apply(centre[..., None])[..., 0][None],
             scale.apply(root)[None],
-            scale.colour(form.part(down.scatter)),
+            lambda: scale.colour(form.part(down.scatter)),
         ),
     )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..gaussian import Scale, condition_tasks
+from ..precision import Precision, RowPrecision, concatenated, formed
 from ..statistics import TaskStatistics
 from .covariance import identity
 
@@ -47,12 +48,12 @@ def condition_patterns(
         factorised: see `SparseBayesian`.
     """
     if not torch.is_grad_enabled():  # equal eigenvalues have no gradient
-        size = _sizes(statistics.A)
+        size = _sizes(statistics.precision)
         if size is not None:
             return _condition_alike(statistics, size, scale, V, factorised=factorised)
-    R, D = V.shape[1], statistics.A.shape[-1]
+    R, D = V.shape[1], statistics.b.shape[-1]
     pieces = condition_tasks(statistics, scale)
-    inverse = torch.cat([piece.inverse_factor for piece in pieces])
+    inverse = formed(concatenated([piece.inverse_factor for piece in pieces]))
     own = torch.cat([piece.v for piece in pieces])  # v_k = C̃_k h̃_k, (K, O, D)
     spread = inverse.mT @ inverse  # C̃_k
     # z = L ζ:  P = I + Σ_k V_k V_kᵀ ⊗ (I − C̃_k),  ζ̂ = P⁻¹ Σ_k V_k ⊗ v_k
@@ -93,8 +94,12 @@ def _patterns_factor(V: Tensor, information: Tensor) -> Tensor:
 # ---- tasks with the same inputs -----------------------------------------------------------------
 
 
-def _sizes(A: Tensor) -> Tensor | None:
+def _sizes(A: Precision) -> Tensor | None:
     """(K, O) s with A_k = s_k A_0, as of tasks with the same inputs; None if there is none."""
+    if isinstance(A, RowPrecision):
+        # rows of tasks with the same inputs come in the same order
+        same = bool((A.phi == A.phi[0]).all())
+        return _sizes(torch.diag_embed(A.weight)) if same else None
     trace = A.diagonal(dim1=-2, dim2=-1).sum(-1)
     size = trace / trace[0].clamp(min=torch.finfo(A.dtype).tiny)
     rest = (A - size[..., None, None] * A[0]).abs().amax((-2, -1))

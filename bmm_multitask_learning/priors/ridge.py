@@ -133,8 +133,8 @@ class PooledTasks(RidgePrior):
         tasks = posterior.expand(max(len(posterior.means), self.sizes.num_tasks))
         if statistics is None:
             return tasks
-        trace = statistics.trace_term(posterior.roots.common[:, 0])
-        return dataclasses.replace(tasks, effective=trace[:, None])
+        root = posterior.roots.common[:, 0]
+        return dataclasses.replace(tasks, effective=lambda: statistics.trace_term(root)[:, None])
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int

@@ -15,6 +15,8 @@ References:
 
 from __future__ import annotations
 
+import functools
+from functools import partial
 from typing import Literal, final
 
 import pyro
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..distributions import ExchangeableGaussian
-from ..gaussian import condition_tasks
+from ..gaussian import Conditioned, condition_tasks, pulled, total_covariance
 from ..hyperparameters import Eta
 from ..posterior import Centre, WeightPosterior
 from ..roots import CentredRoots, Roots
@@ -90,12 +92,11 @@ class SharedGaussian(TaskPrior):
         scale = self.form.scale(eta, self.sizes.num_features)
         pieces = condition_tasks(statistics, scale)
         inverses = tuple(piece.inverse_factor for piece in pieces)  # C̃_k = U⁻ᵀU⁻¹
-        own = torch.stack([(inverse.mT @ inverse).sum(0) for inverse in inverses]).sum(0)
+        own = torch.stack([total_covariance(inverse) for inverse in inverses]).sum(0)
         identity = torch.eye(own.shape[-1], dtype=own.dtype, device=own.device)
         # m = L μ:  T = Lᵀ S⁻¹ L,  P = T + Σ_k (I − C̃_k),  μ̂ = P⁻¹ Σ_k v_k
         variance = self.scatter / eta["centre_precision"][..., None]
-        half = scale.root / variance.sqrt()[..., None]
-        prior = half.mT @ half
+        prior = scale.adjoint(scale.root / variance[..., None])
         factor = torch.linalg.cholesky(prior + len(statistics.b) * identity - own)
         v = torch.stack([piece.v.sum(0) for piece in pieces]).sum(0)[..., None]
         centre = torch.cholesky_solve(v, factor)  # (O, D, 1)
@@ -106,30 +107,26 @@ class SharedGaussian(TaskPrior):
             torch.stack([piece.log_normaliser.sum() for piece in pieces]).sum()
             + 0.5 * (v * centre).sum()
             - factor.diagonal(dim1=-2, dim2=-1).log().sum()
-            + 0.5 * torch.linalg.slogdet(prior).logabsdet.sum()
+            # L is triangular
+            + (scale.root.diagonal(dim1=-2, dim2=-1) / variance.sqrt()).log().sum()
         )
         # w_k | m ~ N(L (v_k + C̃_k μ), L C̃_k Lᵀ)
-        means, effective, outers = [], [], [self.form.part(own)]
-        for piece, inverse in zip(pieces, inverses, strict=True):
-            mean = piece.v[..., None] + inverse.mT @ (inverse @ centre)
-            common = inverse.mT @ (inverse @ root)
-            spread = root - common
-            # w_k − m = L (v_k + C̃_k μ − μ):  Σ_k E[(w_k − m)(w_k − m)ᵀ] = L (Σ …) Lᵀ
-            outers += [self.form.outer(mean - centre), self.form.outer(spread)]
-            # tr(Ã (C̃ + C̃ P⁻¹ C̃)) with Ã C̃ = I − C̃
-            effective.append(piece.effective() + (spread * common).sum((-2, -1)))
-            means.append(mean)
+        means = [
+            p.v[..., None] + p.inverse_factor.mT @ (p.inverse_factor @ centre) for p in pieces
+        ]
         mean = scale.apply(torch.cat(means))[..., 0]
+        # of no use to the gradient, nor to a round of `refine`
+        moments = functools.cache(partial(_moments, self.form, pieces, means, centre, root))
         return WeightPosterior(
             log_weights=mean.new_zeros(len(mean), 1),
             means=mean[:, None],
             roots=CentredRoots(scale, inverses, root),
             log_normaliser=log_normaliser,
-            effective=torch.cat(effective)[:, None],
+            effective=lambda: moments()[0][:, None],
             shared=Centre(
                 scale.apply(centre)[..., 0][None],
                 scale.apply(root)[None],
-                scale.colour(torch.stack(outers).sum(0)),
+                lambda: scale.colour(moments()[1] + self.form.part(own)),
             ),
         )
 
@@ -159,6 +156,27 @@ class SharedGaussian(TaskPrior):
     def covariance_matrix(self) -> Tensor:
         r"""$\Sigma$, (O, D, D), in squared units of the weights."""
         return covariance_matrix(self.form, self.eta, self.sizes.num_features)
+
+
+def _moments(
+    form: Covariance, pieces: list[Conditioned], means: list[Tensor], centre: Tensor, root: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""`WeightPosterior.effective` (K, O), and white scatter around the centre less $\sum_k C_k$.
+
+    Args:
+        form: of the scatter.
+        pieces: of the tasks, given a centre of 0.
+        means: (k, O, D, 1) of the tasks of each piece, white.
+        centre, root: (O, D, 1) mean and (O, D, D) root of the centre, white.
+    """
+    effective, outers = [], []
+    for piece, mean in zip(pieces, means, strict=True):
+        # w_k − m = L (v_k + C̃_k μ − μ):  Σ_k E[(w_k − m)(w_k − m)ᵀ] = L (Σ …) Lᵀ
+        spread, shared = pulled(piece.inverse_factor, root)
+        outers += [form.outer(mean - centre), form.outer(spread)]
+        # tr(Ã (C̃ + C̃ P⁻¹ C̃)) with Ã C̃ = I − C̃
+        effective.append(piece.effective() + shared)
+    return torch.cat(effective), torch.stack(outers).sum(0)
 
 
 def population_hyperprior(form: Covariance, scatter: Tensor) -> Eta:
@@ -197,7 +215,7 @@ def update_population(
     square = (mean.square() + root.square().sum(-1)) / scatter
     return {
         "centre_precision": (1 + mean.shape[-1]) / (1 + square.sum(-1)),
-        **form.update(eta, centre.scatter, count, scatter),
+        **form.update(eta, centre.scatter(), count, scatter),
     }
 
 

@@ -232,7 +232,7 @@ class SparseBayesian(TaskPrior):
             means=scale.apply(known.mean[..., None])[:, None, ..., 0],
             roots=Roots(scale.apply(known.own)[:, None], scale.apply(known.common)[:, None]),
             log_normaliser=known.log_normaliser,
-            effective=known.effective[:, None],
+            effective=lambda: known.effective[:, None],
             shared=Centre(z[..., -1], z[..., :-1]),
         )
 

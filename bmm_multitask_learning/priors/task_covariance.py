@@ -33,6 +33,7 @@ from ..distributions import MatrixNormal, Wishart
 from ..gaussian import DiagonalScale, condition
 from ..hyperparameters import Eta
 from ..posterior import Centre, WeightPosterior
+from ..precision import formed
 from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import correlation, covariance_form, covariance_matrix, identity
@@ -152,7 +153,7 @@ class TaskCovariance(TaskPrior):
         unit = DiagonalScale(torch.ones_like(h).flatten(1))
         given = condition(A, h.flatten(1), statistics.c.sum(0), unit)
         # (R ⊗ L) [ v̂, U⁻ᵀ ]: mean and root of all tasks at once
-        columns = torch.cat([given.v[..., None], given.inverse_factor.mT], -1)
+        columns = torch.cat([given.v[..., None], formed(given.inverse_factor).mT], -1)
         columns = columns.unflatten(1, (K, D))
         columns = scale.apply(torch.einsum("kj,ojds->kods", tasks, columns))
         mean, root = columns[..., 0], columns[..., 1:]
@@ -163,7 +164,7 @@ class TaskCovariance(TaskPrior):
             means=mean[:, None],
             roots=Roots(root[:, None, ..., :0], root[:, None]),
             log_normaliser=given.log_normaliser.sum(),
-            effective=statistics.trace_term(root)[:, None],
+            effective=lambda: statistics.trace_term(root)[:, None],
             shared=Centre(share * mean.sum(0)[None], share * root.sum(0)[None]),
         )
 

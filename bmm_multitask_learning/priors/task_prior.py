@@ -227,7 +227,7 @@ def unit_signal_scatter(statistics: TaskStatistics) -> Tensor:
     logits: of the curvature) is 1 for $w \sim N(0, \Psi)$ whatever the units of the features are.
     Columns without information take the mean of the others.
     """
-    D = statistics.A.shape[-1]
+    D = statistics.b.shape[-1]
     rows = statistics.rows.sum().clamp(min=1)
     information = statistics.A.diagonal(dim1=-2, dim2=-1).sum(0) / rows  # (O | 1, D)
     information = information.expand(statistics.b.shape[1], D)

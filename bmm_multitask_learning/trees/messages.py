@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..gaussian import Conditioned, DiagonalScale, condition
+from ..precision import formed
 from .task_tree import TaskTree
 
 
@@ -111,7 +112,7 @@ def pass_upward(levels: tuple[Level, ...], A: Tensor, b: Tensor) -> Upward:
         h = torch.cat([b[level.task], linear])
         t = level.length[:, None, None]
         given = condition(P, h, zero, DiagonalScale(t.sqrt().expand_as(h)))
-        inverse = given.inverse_factor
+        inverse = formed(given.inverse_factor)
         C = inverse.mT @ inverse
         # ∫ N(x; y, t I) exp(hᵀx − ½ xᵀPx) dx ∝ exp((C h)ᵀy − ½ yᵀ(P C) y)
         message = Message(given, C, P @ C, (C @ h[..., None])[..., 0])
@@ -182,7 +183,7 @@ def pass_downward(
         shared = (P[:n] * CV[:n]).sum((-2, -1))
         effective.append(message.given.effective()[:n] + shared)
         m, V = m + t * u, CV @ C + t[..., None] * C
-        steps.append(Step(C, t.sqrt()[..., None] * message.given.inverse_factor.mT))
+        steps.append(Step(C, t.sqrt()[..., None] * formed(message.given.inverse_factor).mT))
         nodes.append(m)
         covariances.append(V[:n])
         m, V = m[n:], V[n:]
