@@ -32,7 +32,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_every_notebook_is_run_here():
     assert [p.name for p in NOTEBOOKS] == [
         *("gallery.ipynb", "latent_hierarchy.ipynb", "pyro_and_arviz.ipynb", "quickstart.ipynb"),
-        *("school_clusters.ipynb", "sparse_bayesian.ipynb"),
+        *("school_clusters.ipynb", "sparse_bayesian.ipynb", "variational_weighting.ipynb"),
     ]
 
 
@@ -100,6 +100,21 @@ def test_latent_hierarchy(monkeypatch, data_home):
     tree, shared = map(float, re.findall(r"AUC (0\.\d+) with the tree, (0\.\d+)", text)[0])
     assert abs(tree - shared) < 0.01
     assert shared > 0.74
+
+
+def test_variational_weighting(monkeypatch, data_home):
+    monkeypatch.setenv("BMM_DATA_HOME", str(data_home))
+    if not (data_home / "office_caltech10_surf" / "amazon.mat").is_file():
+        pytest.skip(f"no office_caltech10_surf/amazon.mat in {data_home}")
+    text = run("variational_weighting.ipynb", monkeypatch)
+    (cameras, _), (chance, _) = (
+        map(float, found) for found in re.findall(r"borrow (0\.\d+) .* (0\.\d+)\.", text)
+    )
+    assert cameras > 0.75
+    assert chance < 0.6
+    alone, shared, own = map(float, re.findall(r"(0\.\d\d) (?:right|in one|with)", text))
+    assert alone + 0.1 < shared < own
+    assert float(re.search(r"population: (-?[\d.]+) of accuracy", text)[1]) > 0.005
 
 
 def test_gallery(monkeypatch, data_home):

@@ -14,6 +14,7 @@ NEEDS = {
     "latent_hierarchy.ipynb": ("landmine/LandmineData.mat",),
     "school_clusters.ipynb": ("school/school_malsar.mat",),
     "sparse_bayesian.ipynb": ("sarcos/sarcos_inv_test.mat",),
+    "variational_weighting.ipynb": ("office_caltech10_surf/amazon.mat",),
 }
 
 log = logging.getLogger("mkdocs.hooks.notebooks")
