@@ -14,12 +14,14 @@ from bmm_multitask_learning import (
     IndependentTasks,
     MultitaskModel,
     SharedGaussian,
+    SparseBayesian,
     TaskData,
     fit,
 )
 from bmm_multitask_learning.gaussian import DenseScale, condition
 from bmm_multitask_learning.likelihoods import Rows
 from bmm_multitask_learning.precision import LowRankFactor, RowPrecision, combine
+from bmm_multitask_learning.priors.patterns import _sizes
 from bmm_multitask_learning.sites import blend, fold_statistics, latent_moments, local_factor
 
 from .cases import EVERY_PRIOR, LIKELIHOODS, built_model, make_data
@@ -150,6 +152,25 @@ def test_no_matrix_is_formed_on_the_way(monkeypatch):
     posterior = model.prior.condition(dual, model.prior.eta)
     posterior.latent(rows.phi, rows.blocks)
     posterior.kl_to_prior(dual)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_same_inputs_are_known_as_such(same):
+    """Tasks with the same rows in the same order share one eigendecomposition."""
+    x, y = draw(3, 7).tile(4, 1), draw(12, 2)
+    if not same:
+        x[-1] += 1e-3
+    data = TaskData(x, y, torch.arange(4).repeat_interleave(3).tolist())
+    model, _, (dense, dual) = in_both_forms(SparseBayesian(), Gaussian("task"), data)
+    size = _sizes(dual.precision)
+    assert (size is not None) == same
+    if same:
+        torch.testing.assert_close(size, _sizes(dense.A), **CLOSE)
+    with torch.no_grad():
+        expected, found = (model.prior.condition(t, model.prior.eta) for t in (dense, dual))
+    torch.testing.assert_close(found.log_normaliser, expected.log_normaliser, **CLOSE)
+    torch.testing.assert_close(found.covariance, expected.covariance, **CLOSE)
+    torch.testing.assert_close(found.own_trace(), expected.own_trace(), **CLOSE)
 
 
 def test_only_tasks_with_few_rows_are_held_as_rows():

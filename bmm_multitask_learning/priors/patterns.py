@@ -115,7 +115,7 @@ def _condition_alike(
     Time O(D³ + K R D²) in place of O(K D³ + (R D)³).
     """
     # LᵀA_0L = QΛQᵀ;  C̃_k = Q diag(c_k) Qᵀ,  c_k = 1 / (1 + s_k λ)
-    white = scale.adjoint(scale.adjoint(statistics.A[0]).mT)
+    white = scale.adjoint(scale.adjoint(formed(statistics.precision[0])).mT)
     value, basis = torch.linalg.eigh(white)
     c = 1 / (1 + size[..., None] * value.clamp(min=0))  # (K, O, D)
     h = (basis.mT @ scale.adjoint(statistics.b[..., None]))[..., 0]
