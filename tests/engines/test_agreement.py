@@ -83,7 +83,11 @@ class Fixed:
         for _ in range(steps):
             self.bound()
             self.program._theta["tasks"] = self.family.likelihood.eta
+            before = self.program.sites["tasks"].b
             self.program.move_sites(rate)
+            after = self.program.sites["tasks"].b
+            if bool((after - before).abs().max() <= 1e-9 * after.abs().max()):
+                break
         prior = self.family.prior
         with torch.no_grad():
             sites = prior.reduce(self.program.sites["tasks"])
