@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from .statistics import TaskStatistics
+from .statistics import TaskStatistics, shifted_factor
 
 # A chunk of tasks holds at most this many matrix entries (2**18 doubles are 2 MiB).
 _CHUNK_ELEMENTS = 2**18
@@ -128,9 +128,7 @@ def condition(A: Tensor, b: Tensor, c: Tensor, scale: Scale) -> Conditioned:
 
 def condition_at(A: Tensor, b: Tensor, c: Tensor, loc: Tensor, scale: Scale) -> Conditioned:
     """`condition` for priors of mean `loc` (..., D); the result is the law of v, w = loc + L v."""
-    # t(m + u) = exp( c + bᵀm − ½ mᵀAm + (b − A m)ᵀu − ½ uᵀAu )
-    residual = b - (A @ loc[..., None])[..., 0]
-    return condition(A, residual, c + 0.5 * ((b + residual) * loc).sum(-1), scale)
+    return condition(A, *shifted_factor(A, b, c, loc), scale)
 
 
 def condition_tasks(statistics: TaskStatistics, scale: Scale) -> list[Conditioned]:

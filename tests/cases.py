@@ -23,6 +23,7 @@ from bmm_multitask_learning import (
     TaskClustering,
     TaskCovariance,
     TaskData,
+    TaskMean,
     TaskPrior,
     VariationalWeighting,
 )
@@ -55,6 +56,10 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "covariance-full": lambda: TaskCovariance("full"),
     "covariance-diagonal": lambda: TaskCovariance("diagonal"),
     "covariance-isotropic": TaskCovariance,
+    "task-mean-shared": lambda: TaskMean(SharedGaussian()),
+    "task-mean-hierarchy": lambda: TaskMean(LatentHierarchy(mixing=0.6)),
+    "task-mean-sparse": lambda: TaskMean(SparseBayesian(rank=2)),
+    "task-mean-covariance": lambda: TaskMean(TaskCovariance()),
 }
 # their prior reads posteriors: no evidence, no NUTS, no calibration
 SURROGATES: dict[str, Callable[[], TaskPrior]] = {
@@ -62,6 +67,7 @@ SURROGATES: dict[str, Callable[[], TaskPrior]] = {
     "weighting-log-linear": lambda: VariationalWeighting("log_linear", refreshes=2),
     "weighting-exact": lambda: VariationalWeighting("exact"),
     "weighting-sum": lambda: VariationalWeighting("weighted_sum"),
+    "task-mean-weighting": lambda: TaskMean(VariationalWeighting()),
 }
 EVERY_PRIOR = PRIORS | SURROGATES
 
@@ -110,6 +116,11 @@ def draw_eta(module: ProbabilisticModule, seed: int) -> Eta:
         return module.hyperprior()
 
 
+def innermost(prior: TaskPrior) -> TaskPrior:
+    """The prior without task features in its mean."""
+    return prior.prior if isinstance(prior, TaskMean) else prior
+
+
 def built_model(
     prior: TaskPrior, likelihood: QuadraticLikelihood, data: TaskData, *, seed: int | None = None
 ) -> MultitaskModel:
@@ -120,11 +131,12 @@ def built_model(
         generator = torch.Generator().manual_seed(seed)
         scatter = torch.rand(prior.scatter.shape, generator=generator, dtype=torch.float64)
         prior.register_buffer("scatter", 0.3 + scatter)
-        if isinstance(prior, VariationalWeighting):
+        within = innermost(prior)
+        if isinstance(within, VariationalWeighting):
             shape = (data.num_tasks, *scatter.shape)
             mean, variance = torch.rand((2, *shape), generator=generator, dtype=scatter.dtype)
-            prior.register_buffer("reference_mean", 4 * mean - 2)
-            prior.register_buffer("reference_variance", 0.1 + variance)
+            within.register_buffer("reference_mean", 4 * mean - 2)
+            within.register_buffer("reference_variance", 0.1 + variance)
         prior.set_eta(draw_eta(prior, seed))
         likelihood.set_eta(draw_eta(likelihood, seed + 1))
     return model
