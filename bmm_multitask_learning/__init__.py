@@ -19,6 +19,7 @@ from .priors import (
     SparseBayesian,
     TaskClustering,
     TaskCovariance,
+    TaskMean,
     TaskPrior,
     VariationalWeighting,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "TaskClustering",
     "TaskCovariance",
     "TaskData",
+    "TaskMean",
     "TaskPrior",
     "VariationalWeighting",
     "compare",

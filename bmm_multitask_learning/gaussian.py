@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .precision import LowRankFactor, Precision, RowPrecision
-from .statistics import TaskStatistics
+from .statistics import TaskStatistics, shifted_factor
 
 # A chunk of tasks holds at most this many matrix entries (2**18 doubles are 2 MiB).
 _CHUNK_ELEMENTS = 2**18
@@ -179,9 +179,7 @@ def _factors(A: Precision, scale: Scale) -> tuple[Tensor, Tensor | LowRankFactor
 
 def condition_at(A: Precision, b: Tensor, c: Tensor, loc: Tensor, scale: Scale) -> Conditioned:
     """`condition` for priors of mean `loc` (..., D); the result is the law of v, w = loc + L v."""
-    # t(m + u) = exp( c + bᵀm − ½ mᵀAm + (b − A m)ᵀu − ½ uᵀAu )
-    residual = b - (A @ loc[..., None])[..., 0]
-    return condition(A, residual, c + 0.5 * ((b + residual) * loc).sum(-1), scale)
+    return condition(A, *shifted_factor(A, b, c, loc), scale)
 
 
 def condition_tasks(statistics: TaskStatistics, scale: Scale) -> list[Conditioned]:

@@ -27,6 +27,7 @@ from .priors import (
     SparseBayesian,
     TaskClustering,
     TaskCovariance,
+    TaskMean,
     VariationalWeighting,
 )
 from .sizes import Sizes
@@ -37,7 +38,7 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 
 _CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(IndependentTasks, LatentHierarchy, PooledTasks, SharedGaussian, SparseBayesian),
-    *(TaskClustering, TaskCovariance, VariationalWeighting),
+    *(TaskClustering, TaskCovariance, TaskMean, VariationalWeighting),
     *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
 )
 _BACKBONES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "MLP": MLP}
@@ -153,7 +154,9 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
 
 
 def _describe(module: ProbabilisticModule) -> dict[str, Any]:
-    return {"class": type(module).__name__, "arguments": module.get_params(deep=False)}
+    arguments = module.get_params(deep=False)
+    nested = {n: _describe(v) for n, v in arguments.items() if isinstance(v, ProbabilisticModule)}
+    return {"class": type(module).__name__, "arguments": arguments | nested}
 
 
 def _as_list(array: NDArray[Any] | Tensor) -> Any:
@@ -180,7 +183,12 @@ def _construct(description: dict[str, Any], known: dict[str, type[ProbabilisticM
             f"the model uses the class {name}, which this library does not have. Name it: "
             f"load(path, classes=[{name}])."
         )
-    return known[name](**description["arguments"])
+    arguments = {
+        # a prior inside a prior
+        n: _construct(v, known) if isinstance(v, dict) else v
+        for n, v in description["arguments"].items()
+    }
+    return known[name](**arguments)
 
 
 def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module:
@@ -234,7 +242,8 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _tensors(model: MultitaskModel) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    # a prior inside a prior may hold the same tensor
+    return dict(model.named_parameters()) | dict(model.named_buffers(remove_duplicate=False))
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:

@@ -53,6 +53,15 @@ class TaskStatistics:
         tensors = (self.A, self.b, self.c, self.rows)
         return TaskStatistics(*(t.sum(0, keepdim=True) for t in tensors))
 
+    def shifted(self, offset: Tensor) -> TaskStatistics:
+        r"""The factors $t_k(u + \delta_k)$ of $u = w - \delta$.
+
+        Args:
+            offset: (K, O, D) $\delta$.
+        """
+        b, c = shifted_factor(self.precision, self.b, self.c, offset)
+        return dataclasses.replace(self, b=b, c=c)
+
     def trace_term(self, root: Tensor) -> Tensor:
         r"""$\mathrm{tr}(A_k\, \text{root}\,\text{root}^\top)$, (..., K, O)."""
         return ((self.precision @ root) * root).sum((-2, -1))
@@ -80,6 +89,18 @@ def combined(
     """
     b, c = (weighted_sum(weights, [getattr(t, name) for t in factors]) for name in ("b", "c"))
     return TaskStatistics(combine(weights, [t.precision for t in factors]), b, c, rows)
+
+
+def shifted_factor(A: Precision, b: Tensor, c: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Linear coefficient and constant of $t(u + \delta)$ as a function of u; A is the same.
+
+    Args:
+        A: (..., D, D), b: (..., D), c: (...) of the factor $c + b^T w - w^T A w / 2$.
+        offset: (..., D) $\delta$.
+    """
+    # t(δ + u) = exp( c + bᵀδ − ½ δᵀAδ + (b − A δ)ᵀu − ½ uᵀAu )
+    residual = b - (A @ offset[..., None])[..., 0]
+    return residual, c + 0.5 * ((b + residual) * offset).sum(-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from bmm_multitask_learning import (
     TaskClustering,
     TaskCovariance,
     TaskData,
+    TaskMean,
     TaskPrior,
     VariationalWeighting,
 )
@@ -56,6 +57,10 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "covariance-full": lambda: TaskCovariance("full", strength=5.0),
     "covariance-diagonal": lambda: TaskCovariance("diagonal", strength=5.0),
     "covariance-isotropic": lambda: TaskCovariance(strength=5.0),
+    "task-mean-shared": lambda: TaskMean(SharedGaussian()),
+    "task-mean-hierarchy": lambda: TaskMean(LatentHierarchy(mixing=0.6)),
+    "task-mean-sparse": lambda: TaskMean(SparseBayesian(rank=2)),
+    "task-mean-covariance": lambda: TaskMean(TaskCovariance(strength=5.0)),
 }
 # their prior reads posteriors: no evidence, no NUTS, no calibration
 SURROGATES: dict[str, Callable[[], TaskPrior]] = {
@@ -65,6 +70,7 @@ SURROGATES: dict[str, Callable[[], TaskPrior]] = {
     ),
     "weighting-exact": lambda: VariationalWeighting("exact", refreshes=2, strength=100.0),
     "weighting-sum": lambda: VariationalWeighting("weighted_sum", refreshes=2, strength=100.0),
+    "task-mean-weighting": lambda: TaskMean(VariationalWeighting(refreshes=2, strength=100.0)),
 }
 # what those above are told, these choose by held-out rows: many fits in one, for the slow tests
 CHOOSING: dict[str, Callable[[], TaskPrior]] = {
@@ -118,6 +124,11 @@ def draw_eta(module: ProbabilisticModule, seed: int) -> Eta:
         return module.hyperprior()
 
 
+def innermost(prior: TaskPrior) -> TaskPrior:
+    """The prior without task features in its mean."""
+    return prior.prior if isinstance(prior, TaskMean) else prior
+
+
 def built_model(
     prior: TaskPrior, likelihood: QuadraticLikelihood, data: TaskData, *, seed: int | None = None
 ) -> MultitaskModel:
@@ -128,11 +139,12 @@ def built_model(
         generator = torch.Generator().manual_seed(seed)
         scatter = torch.rand(prior.scatter.shape, generator=generator, dtype=torch.float64)
         prior.register_buffer("scatter", 0.3 + scatter)
-        if isinstance(prior, VariationalWeighting):
+        within = innermost(prior)
+        if isinstance(within, VariationalWeighting):
             shape = (data.num_tasks, *scatter.shape)
             mean, variance = torch.rand((2, *shape), generator=generator, dtype=scatter.dtype)
-            prior.register_buffer("reference_mean", 4 * mean - 2)
-            prior.register_buffer("reference_variance", 0.1 + variance)
+            within.register_buffer("reference_mean", 4 * mean - 2)
+            within.register_buffer("reference_variance", 0.1 + variance)
         prior.set_eta(draw_eta(prior, seed))
         likelihood.set_eta(draw_eta(likelihood, seed + 1))
     return model

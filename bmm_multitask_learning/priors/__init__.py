@@ -7,6 +7,7 @@ from .shared_gaussian import SharedGaussian
 from .sparse_bayesian import SparseBayesian
 from .task_clustering import TaskClustering
 from .task_covariance import TaskCovariance
+from .task_mean import TaskMean
 from .task_prior import TaskPrior
 from .variational_weighting import VariationalWeighting
 
@@ -19,6 +20,7 @@ __all__ = [
     "SparseBayesian",
     "TaskClustering",
     "TaskCovariance",
+    "TaskMean",
     "TaskPrior",
     "VariationalWeighting",
 ]

@@ -37,7 +37,7 @@ from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import covariance_form
 from .gating import fit_gate, gate_charge
-from .task_prior import TaskPrior
+from .task_prior import TaskPrior, standardised
 
 # m_c ~ N(0, 10 Ψ): a signal of up to ten times the noise's variance, in every feature alike
 _CENTRE_VARIANCE = 10.0
@@ -147,9 +147,7 @@ class TaskClustering(TaskPrior):
         ones = like.new_ones(num_tasks, 1)
         if features is None or self.task_features is None:
             return ones
-        std = self.task_features.std(0, correction=0)
-        std = torch.where(std > 0, std, 1.0)
-        return torch.cat([ones, (features - self.task_features.mean(0)) / std], -1)
+        return torch.cat([ones, standardised(features, self.task_features)], -1)
 
     def hyperprior(self) -> Eta:
         spread = (_CENTRE_VARIANCE * self.scatter).sqrt().expand_as(self.centre)

@@ -237,3 +237,14 @@ def unit_signal_scatter(statistics: TaskStatistics) -> Tensor:
     )
     information = torch.where(positive, information, torch.where(mean > 0, mean, 1.0))
     return 1 / (D * information)
+
+
+def standardised(features: Tensor, reference: Tensor) -> Tensor:
+    """Task features (K, F) in standard deviations from the mean of those of the fit.
+
+    Args:
+        features: of any tasks.
+        reference: of the tasks of the fit; columns that are constant there keep their unit.
+    """
+    std = reference.std(0, correction=0)
+    return (features - reference.mean(0)) / torch.where(std > 0, std, 1.0)
