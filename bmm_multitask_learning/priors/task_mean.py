@@ -51,9 +51,10 @@ class TaskMean(TaskPrior):
     r"""What is known about tasks shifts their weights; the rest has any other prior.
 
     $w_k = \delta_k + u_k$ with $\delta_k = \Psi^{1/2} \circ M f_k$ from the task features
-    (K, F) and $(u_k)$ from `prior`. $\Psi$ is the diagonal covariance that makes the signal as large as the
-    noise, so that the law of M, $N(0, 1)$, is free of units. The read-outs of `prior`, such as
-    `model.prior.prior.tree`, speak of u: of what is left when the task features are known.
+    (K, F) and $(u_k)$ from `prior`. $\Psi$ is the diagonal covariance that makes the signal as
+    large as the noise, so that the law of M, $N(0, 1)$, is free of units. The read-outs of
+    `prior`, such as `model.prior.prior.tree`, speak of u: of what is left when the task features
+    are known.
 
     A new task needs its features, and its law is the population's around $\delta$. Where the
     features say nothing, M has little to find, but it is F numbers for each weight: with few tasks
