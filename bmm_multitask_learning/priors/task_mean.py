@@ -1,13 +1,15 @@
 r"""Task features in the mean of any prior.
 
-$$w_k = \Psi^{1/2} \circ M f_k + u_k, \qquad (u_1, \dots, u_K) \sim \text{the prior within},
-  \qquad M_{fod} \sim N(0, 1)$$
+$$w_k = \delta_k + u_k, \qquad \delta_k = \Psi^{1/2} \circ \sum_f f_{kf}\, s_f M_f, \qquad
+  (u_1, \dots, u_K) \sim \text{the prior within}, \qquad M_{fod} \sim N(0, 1)$$
 
 with task features $f_k$ in standard deviations from their mean over the tasks of the fit. The
 constant is the prior's own: its centre, where it has one. Given M, the factor of task k is a
-Gaussian factor of $u_k$, $t_k(u_k + \delta_k)$ with $\delta_k = \Psi^{1/2} \circ M f_k$, so that
-the prior within conditions, updates and predicts as it does alone. M is a hyperparameter: at its
-mode under the closed form, with a Gaussian of its own under SVI, sampled under NUTS.
+Gaussian factor of $u_k$, $t_k(u_k + \delta_k)$, so that the prior within conditions, updates and
+predicts as it does alone. M is a hyperparameter: at its mode under the closed form, with a
+Gaussian of its own under SVI, sampled under NUTS. The size s of each feature's effect is chosen by
+empirical Bayes between the climbs, `refresh`, M integrated out by Laplace's method: at a fixed
+size, M would fit the scatter of few tasks. SVI and NUTS keep the s of their start.
 
 References:
     Lindley and Smith, Bayes estimates for the linear model (1972), section 2: a regression of the
@@ -38,27 +40,27 @@ from ..statistics import TaskStatistics
 from .ridge import PooledTasks
 from .task_prior import TaskPrior, standardised, unit_signal_scatter
 
-# Rise of the bound, relative to its size, below which M stays where it is.
-_RISE = 1e-6
-# M and the other hyperparameters move in turn, at most so often.
+# Change of the bound, relative to its size, below which s and M have settled.
+_RISE = 1e-4
+# They and the other hyperparameters move in turn, at most so often.
 _MOST_ROUNDS = 10
-# Gradient steps of a climb of M: with Gaussian weights the bound is quadratic in M.
-_STEPS = 100
+_SIZE_STEPS = 100
+# Of s²: an effect of a thousandth of the noise. At 0 it could not rise again.
+_LEAST = 1e-6
 
 
 @final
 class TaskMean(TaskPrior):
     r"""What is known about tasks shifts their weights; the rest has any other prior.
 
-    $w_k = \delta_k + u_k$ with $\delta_k = \Psi^{1/2} \circ M f_k$ from the task features
-    (K, F) and $(u_k)$ from `prior`. $\Psi$ is the diagonal covariance that makes the signal as
-    large as the noise, so that the law of M, $N(0, 1)$, is free of units. The read-outs of
-    `prior`, such as `model.prior.prior.tree`, speak of u: of what is left when the task features
-    are known.
+    $w_k = \delta_k + u_k$ with $\delta_k = \Psi^{1/2} \circ \sum_f f_{kf} s_f M_f$ from the task
+    features (K, F) and $(u_k)$ from `prior`. $\Psi$ is the diagonal covariance that makes the
+    signal as large as the noise; the size $s_f$ of a feature's effect is learned, and near 0 for
+    one that says nothing. The read-outs of `prior`, such as `model.prior.prior.tree`, speak of u:
+    of what is left when the task features are known.
 
-    A new task needs its features, and its law is the population's around $\delta$. Where the
-    features say nothing, M has little to find, but it is F numbers for each weight: with few tasks
-    a feature, they fit the scatter of the tasks in part.
+    A new task needs its features; its law is the population's around $\delta$, the uncertainty of
+    M included. A round of M costs F D posteriors.
 
     Args:
         prior: of what the task features do not say; fitted in place.
@@ -86,6 +88,8 @@ class TaskMean(TaskPrior):
     """
 
     slopes: Tensor
+    size: Tensor
+    spread: Tensor
     rounds: Tensor
 
     def __init__(self, prior: TaskPrior) -> None:
@@ -121,6 +125,8 @@ class TaskMean(TaskPrior):
         self.prior.build(sizes, like, self.task_features)
         shape = (sizes.num_task_features, sizes.num_outputs, sizes.num_features)
         self.register_buffer("slopes", like.new_zeros(shape))
+        self.register_buffer("size", like.new_ones(len(self.slopes)))
+        self.register_buffer("spread", like.new_zeros(*shape, shape[0] * shape[2]))
         self.register_buffer("rounds", torch.zeros((), dtype=torch.int64, device=like.device))
 
     def hyperprior(self) -> Eta:
@@ -145,14 +151,17 @@ class TaskMean(TaskPrior):
 
     def _offset(self, eta: Eta) -> Tensor:
         """δ (..., K, O, D) of the tasks of the fit."""
-        assert self.task_features is not None  # `register_hyperparameters` asked for them
-        return self._offset_of(self.task_features, eta)
+        return self._offset_at(self._design(), self.size[:, None, None] * eta["slopes"])
 
-    def _offset_of(self, features: Tensor, eta: Eta) -> Tensor:
-        """δ (..., K, O, D) of tasks with these features (K, F)."""
-        assert self.task_features is not None
-        design = standardised(features, self.task_features)
-        return self.scatter.sqrt() * torch.einsum("kf,...fod->...kod", design, eta["slopes"])
+    def _offset_at(self, design: Tensor, theta: Tensor) -> Tensor:
+        """δ (..., K, O, D) of tasks with standardised features (K, F), for θ = s M."""
+        return self.scatter.sqrt() * torch.einsum("kf,...fod->...kod", design, theta)
+
+    def _design(self, features: Tensor | None = None) -> Tensor:
+        """(K, F) standardised features, of the tasks of the fit unless others are given."""
+        assert self.task_features is not None  # `register_hyperparameters` asked for them
+        chosen = self.task_features if features is None else features
+        return standardised(chosen, self.task_features)
 
     # ---- closed-form half ---------------------------------------------------------------------
 
@@ -162,21 +171,21 @@ class TaskMean(TaskPrior):
         # the prior within starts from weights that the features have been regressed out of
         self.register_buffer("scatter", unit_signal_scatter(statistics))
         self.register_buffer("slopes", self._regression(statistics))
+        self.register_buffer("size", torch.ones_like(self.size))
         self.rounds.zero_()
         at = statistics.shifted(self._offset(self.eta))
         self.prior.initialise(at, generator, start)
-        size = self.scatter / self.prior.scatter
+        ratio = self.scatter / self.prior.scatter
         self.register_buffer("scatter", self.prior.scatter)
-        self.register_buffer("slopes", self.slopes * size.sqrt())
+        self.register_buffer("slopes", self.slopes * ratio.sqrt())
 
     def _regression(self, statistics: TaskStatistics) -> Tensor:
         r"""$(G + I)^{-1} F^\top \hat W$ in units of $\Psi^{1/2}$: of each task's ridge weights."""
-        assert self.task_features is not None
         std = self.scatter.sqrt()
         alone = std.new_zeros(len(statistics.b), 1)
         ridge = mixture_posterior(statistics, alone, torch.zeros_like(std), DiagonalScale(std))
         white = ridge.means[:, 0] / std
-        design = standardised(self.task_features, self.task_features)
+        design = self._design()
         gram = design.mT @ design + torch.eye(design.shape[1]).to(design)
         moment = (design.mT @ (white - white.mean(0)).flatten(1)).contiguous()
         return torch.linalg.solve(gram, moment).unflatten(1, std.shape)
@@ -205,13 +214,10 @@ class TaskMean(TaskPrior):
         posterior: WeightPosterior,
         folds: Callable[[], Sequence[TaskStatistics]],
     ) -> bool:
-        r"""Move M to its mode given the rest, as long as that is worth it; then the prior within.
-
-        $$\hat M = \arg\max_M \log \int p(u \mid \eta) \prod_k t_k(u_k + \delta_k)\, du
-          - \tfrac12 \lVert M \rVert^2$$
-        """
+        r"""Move s and M given the rest, as long as that changes the fit; then the prior within."""
         parts = folds()
-        if int(self.rounds) < _MOST_ROUNDS and self._climb(functools.reduce(operator.add, parts)):
+        statistics = functools.reduce(operator.add, parts)
+        if int(self.rounds) < _MOST_ROUNDS and self._move(statistics):
             self.rounds.add_(1)
             return True
         offset = self._offset(self.eta)
@@ -219,25 +225,64 @@ class TaskMean(TaskPrior):
         own = count - int(self.rounds)
         return self.prior.refresh(own, residual, lambda: [p.shifted(offset) for p in parts])
 
-    def _climb(self, statistics: TaskStatistics) -> bool:
-        """Whether the bound rose with M; otherwise nothing moved."""
-        eta, slopes = self.prior.eta, self.slopes.clone().requires_grad_()
-        optimiser = torch.optim.LBFGS([slopes], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    def _move(self, statistics: TaskStatistics) -> bool:
+        r"""Empirical Bayes of s, with M at its mode; whether the fit is another now.
 
-        def loss() -> Tensor:
-            optimiser.zero_grad()
-            at = statistics.shifted(self._offset({"slopes": slopes}))
-            value = 0.5 * slopes.square().sum() - self.prior.condition(at, eta).log_normaliser
-            value.backward()
-            return value.detach()
+        With $g$ and $-H$ the gradient and curvature of $\log p(D \mid \eta)$ at the present
+        $\theta = sM$, of P columns that are (f, d), for each output:
+        $$C = (H + S^{-1})^{-1}, \quad \hat\theta = C (g + H\theta), \quad
+          s_f^2 = \tfrac{1}{OD} \sum_{od} \big(\hat\theta_{fod}^2 + C_{fod,fod}\big)$$
+        """
+        F, _, D = self.slopes.shape
+        theta = self.size[:, None, None] * self.slopes
+        pull, before = self._pull(statistics, theta)
+        H = self._curvature(statistics, theta, pull)
+        flat = _per_output(theta)
+        told = _per_output(pull)[..., None] + H @ flat[..., None]
+        square = self.size.square()
+        for _ in range(_SIZE_STEPS):
+            precision = torch.diag(1 / square.repeat_interleave(D))
+            C = torch.cholesky_inverse(torch.linalg.cholesky(H + precision))
+            flat = (C @ told)[..., 0]
+            second = flat.square() + C.diagonal(dim1=-2, dim2=-1)
+            square = second.unflatten(1, (F, D)).mean((0, 2)).clamp(min=_LEAST)
+        after = flat.unflatten(1, (F, D)).movedim(0, 1)  # (F, O, D)
+        _, reached = self._pull(statistics, after)
+        spent = 0.5 * (after.square() - theta.square()).sum((1, 2)) / square
+        if reached - before < spent.sum():  # components far from one Gaussian: θ stays
+            after, reached = theta, before
+        moved = bool((reached - before).abs() > _RISE * before.abs().clamp(min=1.0))
+        size = square.sqrt()
+        self.register_buffer("size", size)
+        self.register_buffer("slopes", after / size[:, None, None])
+        root = torch.linalg.cholesky(C)
+        self.register_buffer("spread", root.unflatten(1, (F, D)).movedim(0, 1))
+        return moved
 
-        with torch.enable_grad():
-            before = optimiser.step(loss)
-            after = loss()
-        rose = bool(before - after > _RISE * before.abs().clamp(min=1.0))
-        if rose:
-            self.register_buffer("slopes", slopes.detach())
-        return rose
+    def _pull(self, statistics: TaskStatistics, theta: Tensor) -> tuple[Tensor, Tensor]:
+        r"""The gradient of the log normaliser in $\theta$ (F, O, D), and the log normaliser.
+
+        $\sum_k f_k (b_k - A_k E[w_k])$ in units of $\Psi^{1/2}$, by Fisher's identity.
+        """
+        offset = self._offset_at(self._design(), theta)
+        given = self.prior.condition(statistics.shifted(offset), self.prior.eta)
+        mean = torch.einsum("kc,kcod->kod", given.log_weights.exp(), given.means) + offset
+        residual = statistics.b - (statistics.A @ mean[..., None])[..., 0]
+        pull = torch.einsum("kf,kod->fod", self._design(), self.scatter.sqrt() * residual)
+        return pull, given.log_normaliser
+
+    def _curvature(self, statistics: TaskStatistics, theta: Tensor, pull: Tensor) -> Tensor:
+        """H (O, F D, F D), exact where the prior within is Gaussian, outputs independent."""
+        F, _, D = theta.shape
+        columns = []
+        for at in range(F * D):  # as many posteriors in memory at once would be too many
+            step = torch.zeros(F * D).to(theta)
+            step[at] = 1.0
+            other, _ = self._pull(statistics, theta + step.unflatten(0, (F, 1, D)))
+            columns.append(_per_output(pull - other))
+        H = torch.stack(columns, -1)
+        values, vectors = torch.linalg.eigh(0.5 * (H + H.mT))
+        return (vectors * values.clamp(min=0)[..., None, :]) @ vectors.mT
 
     def settle(self, statistics: TaskStatistics, posterior: WeightPosterior) -> None:
         # read-outs of weights, such as relevances, are of the whole weights
@@ -260,12 +305,14 @@ class TaskMean(TaskPrior):
             )
         known = self._residual(posterior.select(slice(self.sizes.num_tasks)))
         law = self.prior.population(_within(eta), known, task_features, num_tasks)
-        offset = self._offset_of(task_features, eta)
-        if offset.ndim == 3:
-            return _moved(law, offset)
-        # draws (S, ...) of M: their mean, and S columns of a root of their covariance
-        mean = offset.mean(0)
-        spread = ((offset - mean) / len(offset) ** 0.5).permute(1, 2, 3, 0)[:, None]
+        design = self._design(task_features)
+        mean = offset = self._offset_at(design, self.size[:, None, None] * eta["slopes"])
+        if offset.ndim == 3:  # M at its mode: what Laplace's method says of it
+            spread = self._offset_at(design, self.spread.movedim(-1, 0))
+        else:  # draws (S, ...) of M: a root of their covariance in S columns
+            mean = offset.mean(0)
+            spread = (offset - mean) / len(offset) ** 0.5
+        spread = spread.permute(1, 2, 3, 0)[:, None]
         own, common = law.roots.own, law.roots.common
         spread = spread.expand(*own.shape[:-1], -1)
         roots = Roots(torch.cat([own, spread], -1), common)
@@ -286,7 +333,7 @@ class TaskMean(TaskPrior):
 
         In units of the weights; the standard deviation is that over the tasks of the fit.
         """
-        return self.scatter.sqrt() * self.slopes
+        return self.scatter.sqrt() * self.size[:, None, None] * self.slopes
 
 
 def _within(eta: Eta) -> Eta:
@@ -297,3 +344,8 @@ def _within(eta: Eta) -> Eta:
 def _moved(posterior: WeightPosterior, offset: Tensor) -> WeightPosterior:
     """The law of weights that are larger by an offset (K, O, D)."""
     return dataclasses.replace(posterior, means=posterior.means + offset[:, None])
+
+
+def _per_output(value: Tensor) -> Tensor:
+    """(F, O, D) as (O, F D)."""
+    return value.movedim(1, 0).flatten(1)
