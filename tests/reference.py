@@ -23,6 +23,7 @@ from bmm_multitask_learning import (
     TaskClustering,
     TaskCovariance,
     TaskData,
+    TaskMean,
     TaskPrior,
 )
 from bmm_multitask_learning.likelihoods import Gaussian
@@ -52,6 +53,12 @@ def weight_law(prior: TaskPrior) -> JointLaw:
     eta = {name: value.numpy() for name, value in prior.eta.items()}
     if isinstance(prior, TaskClustering):
         return _cluster_law(prior, eta, K, O, D)
+    if isinstance(prior, TaskMean):
+        law = weight_law(prior.prior)
+        raw = prior.task_features.numpy()
+        features = (raw - raw.mean(0)) / raw.std(0)
+        effect = np.einsum("kf,fod->okd", features, prior.effect.numpy())
+        return law._replace(mean=law.mean + effect.reshape(O, -1))
     covariance = np.zeros((1, O, K * D, K * D))
     for o in range(O):
         if isinstance(prior, IndependentTasks):

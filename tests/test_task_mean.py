@@ -24,7 +24,7 @@ from .cases import built_model, make_data
 
 
 def planted(seed: int, *, effect: float, num_tasks: int = 40, num_features: int = 2):
-    """Rows of tasks whose weights follow their features, and 50 new tasks: data, weights, all f."""
+    """Tasks whose weights follow features, 50 without rows: data, weights, f, slopes."""
     rng = np.random.default_rng([seed, num_tasks])
     K, D, n = num_tasks, 4, 12
     f = rng.standard_normal((K + 50, num_features))
@@ -117,7 +117,7 @@ def test_uncertain_slopes_widen_the_law_of_new_tasks_that_are_far():
 
 
 def test_nearly_agrees_with_one_cluster_with_a_task_dependent_mean():
-    data, weights, f, _ = planted(2, effect=0.7)
+    data, *_ = planted(2, effect=0.7)
     found = []
     for prior in (
         TaskMean(SharedGaussian("diagonal")),
