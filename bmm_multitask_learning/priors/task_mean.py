@@ -252,9 +252,10 @@ class TaskMean(TaskPrior):
         if reached - before < spent.sum():  # components far from one Gaussian: θ stays
             after, reached = theta, before
         moved = bool((reached - before).abs() > _RISE * before.abs().clamp(min=1.0))
-        size = square.sqrt()
-        self.register_buffer("size", size)
-        self.register_buffer("slopes", after / size[:, None, None])
+        if moved:  # else the bound reported is that of s and M as they are
+            size = square.sqrt()
+            self.register_buffer("size", size)
+            self.register_buffer("slopes", after / size[:, None, None])
         root = torch.linalg.cholesky(C)
         self.register_buffer("spread", root.unflatten(1, (F, D)).movedim(0, 1))
         return moved
