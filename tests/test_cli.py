@@ -206,6 +206,7 @@ def test_compare_prints_every_prior_and_every_measure(table, tmp_path):
     assert "What each prior loses against" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_compare_of_new_tasks(table):
     roles = ("--task", "school", "--target", "passed", "--likelihood", "bernoulli")
     done = run("compare", table, *roles, *FEATURES, "--new-tasks", "--folds", 3)
@@ -216,6 +217,7 @@ def test_compare_of_new_tasks(table):
     assert set(coverage.split()[-8:]) == {"–"}  # classes have no intervals
 
 
+@pytest.mark.slow
 def test_compared_figures_are_in_the_users_units(frame, tmp_path):
     figures = []
     for gain in (1.0, 10.0):

@@ -49,6 +49,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
 
 
+@pytest.mark.slow
 def test_commands_run(tmp_path, monkeypatch):
     """The commands of the page on the command line, in its order, on a table like its own."""
     testing = pytest.importorskip("typer.testing")

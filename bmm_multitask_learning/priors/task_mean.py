@@ -40,8 +40,8 @@ from ..statistics import TaskStatistics
 from .ridge import PooledTasks
 from .task_prior import TaskPrior, standardised, unit_signal_scatter
 
-# Change of the bound, relative to its size, below which s and M have settled.
-_RISE = 1e-4
+# Change of the log normaliser, in nats whatever the units, below which s and M have settled.
+_RISE = 0.03
 # They and the other hyperparameters move in turn, at most so often.
 _MOST_ROUNDS = 10
 _SIZE_STEPS = 100
@@ -251,7 +251,7 @@ class TaskMean(TaskPrior):
         spent = 0.5 * (after.square() - theta.square()).sum((1, 2)) / square
         if reached - before < spent.sum():  # components far from one Gaussian: θ stays
             after, reached = theta, before
-        moved = bool((reached - before).abs() > _RISE * before.abs().clamp(min=1.0))
+        moved = bool((reached - before).abs() > _RISE)
         if moved:  # else the bound reported is that of s and M as they are
             size = square.sqrt()
             self.register_buffer("size", size)
