@@ -82,6 +82,16 @@ class ProbabilisticModule(nn.Module, ABC):
             self.get_buffer(name)  # an unknown name is an AttributeError
             self.register_buffer(name, value.detach().clone())
 
+    def kept(self) -> dict[str, Tensor]:
+        """Every buffer, those of a module within among them, for `put_back`."""
+        return dict(self.named_buffers(remove_duplicate=False))
+
+    def put_back(self, buffers: Mapping[str, Tensor]) -> None:
+        """Make what `kept` gave the present state again; sizes may have changed since."""
+        for name, value in buffers.items():
+            path, _, leaf = name.rpartition(".")
+            self.get_submodule(path).register_buffer(leaf, value)
+
     @functools.cached_property
     def transforms(self) -> dict[str, Transform]:
         """For each site of `hyperprior`, the map from unconstrained space to its support."""

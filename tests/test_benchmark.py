@@ -16,7 +16,7 @@ from scipy.stats import norm
 from sklearn.linear_model import LinearRegression
 from typer.testing import CliRunner, Result
 
-from bmm_multitask_learning import benchmarks, cli
+from bmm_multitask_learning import Gaussian, SparseBayesian, benchmarks, cli
 from bmm_multitask_learning.benchmarks import (
     Forecast,
     Metric,
@@ -25,6 +25,7 @@ from bmm_multitask_learning.benchmarks import (
     Rows,
     Split,
     features,
+    library,
     peers,
     sampled,
     scores,
@@ -389,6 +390,14 @@ def test_coregionalisation_predicts_with_its_noise():
     lower, upper = forecast.interval.T
     np.testing.assert_allclose((lower + upper) / 2, forecast.mean)
     assert scores.numeric(problem(Split("0.5", 0)), forecast)["RMSE"] < 0.7
+
+
+def test_features_that_are_found_leave_the_constant_out():
+    """y = 2 x + task: of the constant and x, x alone counts."""
+    small = problem(Split("0.5", 0))
+    assert small.train.x.shape[1] == 2
+    forecast = library.forecast(SparseBayesian(), Gaussian(), small)
+    assert forecast.found == {"found": 1.0}
 
 
 def test_sampled_model_says_what_it_cannot_do(monkeypatch):

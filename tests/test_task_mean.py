@@ -8,6 +8,7 @@ import torch
 
 from bmm_multitask_learning import (
     NUTS,
+    SVI,
     CoordinateAscent,
     Gaussian,
     MultitaskModel,
@@ -155,6 +156,16 @@ def test_draws_of_the_slopes_spread_the_law_of_new_tasks():
     law = new_tasks(model, np.array([[0.0], [9.0]]))
     assert law.means.shape == (2, 5, 1, 4)
     assert (law.std[1] > law.std[0]).all()
+
+
+def test_svi_goes_back_to_its_best_state():
+    data, *_ = planted(6, effect=0.5, num_tasks=12)
+    engine = SVI(steps=300, lr=0.2, patience=1, validation_fraction=0.2)
+    model = MultitaskModel(TaskMean(SharedGaussian()))
+    result = fit(model, data, engine=engine, progress=False)
+    assert result.converged  # it stopped early, and took what validation had seen as best
+    assert len(result.history) < 300
+    assert model.predict(data.x[:3], data.tasks[0]).mean.shape == (3,)
 
 
 def test_errors_say_what_to_do():

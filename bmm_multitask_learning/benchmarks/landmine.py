@@ -9,7 +9,7 @@ import numpy as np
 from .. import datasets
 from . import library, peers, sampled, scores
 from .features import standardised
-from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
+from .protocol import Metric, Problem, Protocol, Rows, Split, draws
 
 NUM_FIELDS = 29
 SIZES = ("20", "40", "80", "160")
@@ -58,8 +58,7 @@ LANDMINE = Protocol(
     methods={
         **library.yes_or_no(),
         **peers.logistic(),
-        "MultiTaskLassoCV": cannot("no classes"),
-        "GPyTorch ICM (linear)": cannot("no classes"),
+        **peers.NO_CLASSES,
         **sampled.hierarchical(yes_or_no=True),
     },
     prepare=prepare,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
 
 from ..fitting import fit
 from ..likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
@@ -26,7 +27,7 @@ COVERAGE = 0.9
 FOUND = (
     "*Found* is what a method reads in the tasks: the clusters of `TaskClustering`, the weight λ "
     "of `LatentHierarchy`'s tree, the features that `SparseBayesian` keeps (squared posterior "
-    "mean, summed over tasks, above 1 % of the largest)."
+    "mean, summed over tasks, above 1 % of the largest, the constant left out)."
 )
 Makers = Mapping[str, Callable[[], TaskPrior]]
 Reader = Callable[[MultitaskModel, Problem], dict[str, float]]
@@ -69,6 +70,7 @@ def found(model: MultitaskModel, problem: Problem) -> dict[str, float]:
             return {"found": float(weight)}
         case SparseBayesian():
             size = model.weights.mean.square().sum(0).reshape(-1, problem.train.x.shape[1]).sum(0)
+            size = size[torch.from_numpy(problem.train.x.std(0) > 0)]  # all but the constant
             return {"found": float((size > 0.01 * size.max()).sum())}
         case _:
             return {}

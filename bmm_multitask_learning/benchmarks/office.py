@@ -7,9 +7,9 @@ from functools import cache, lru_cache
 import numpy as np
 
 from .. import datasets
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .features import principal
-from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
+from .protocol import Metric, Problem, Protocol, Rows, Split, draws
 
 NUM_DOMAINS, NUM_KINDS, NUM_FEATURES = 4, 10, 128
 SIZES = ("5 %", "10 %")
@@ -63,9 +63,8 @@ OFFICE = Protocol(
         **library.kinds(NUM_KINDS, LEARNED_SCALES),
         **library.kinds(NUM_KINDS, library.FORMS),
         **peers.logistic(NUM_KINDS),
-        "MultiTaskLassoCV": cannot("no classes"),
-        "GPyTorch ICM (linear)": cannot("no classes"),
-        "NumPyro NUTS (hierarchical)": cannot("two classes at most"),
+        **peers.NO_CLASSES,
+        **sampled.TWO_CLASSES,
     },
     prepare=prepare,
     score=scores.classes,

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, MultiTaskLassoCV, RidgeCV
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
-from .protocol import Array, CannotError, Forecast, Index, Method, Problem, Rows
+from .protocol import Array, CannotError, Forecast, Index, Method, Problem, Rows, cannot
 
 PENALTIES = np.logspace(-3, 4, 29)
 # of logistic regression on features of unit mean square, from strong to weak
@@ -19,6 +19,11 @@ STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 FOLDS = 3
 STEPS, RATE = 100, 0.1
 MOST_ROWS, CHUNKS = 1500, 20
+# what those that predict numbers say of classes
+NO_CLASSES: dict[str, Method] = {
+    "MultiTaskLassoCV": cannot("no classes"),
+    "GPyTorch ICM (linear)": cannot("no classes"),
+}
 
 
 # ---- numbers ------------------------------------------------------------------------------------

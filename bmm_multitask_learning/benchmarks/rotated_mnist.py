@@ -7,10 +7,10 @@ from functools import cache, lru_cache
 import numpy as np
 
 from .. import datasets
-from . import library, peers, scores
+from . import library, peers, sampled, scores
 from .features import principal
 from .office import one_of_each_first
-from .protocol import Metric, Problem, Protocol, Rows, Split, cannot, draws
+from .protocol import Metric, Problem, Protocol, Rows, Split, draws
 
 NUM_ANGLES, NUM_DIGITS, NUM_FEATURES = 6, 10, 64
 TEST_ROWS = 300
@@ -52,8 +52,8 @@ ROTATED_MNIST = Protocol(
     methods={
         **library.kinds(NUM_DIGITS, library.WIDE),
         **peers.logistic(NUM_DIGITS),
-        "MultiTaskLassoCV": cannot("no classes"),
-        "GPyTorch ICM (linear)": cannot("no classes"),
+        **peers.NO_CLASSES,
+        **sampled.TWO_CLASSES,
     },
     prepare=prepare,
     score=scores.classes,

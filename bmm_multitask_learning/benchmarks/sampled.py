@@ -8,10 +8,12 @@ import numpy as np
 from scipy.special import expit, log_expit, logsumexp
 from scipy.stats import norm
 
-from .protocol import Array, CannotError, Forecast, Method, Problem, Rows
+from .protocol import Array, CannotError, Forecast, Method, Problem, Rows, cannot
 
 WARMUP, DRAWS = 200, 200
 MOST_WEIGHTS = 4000
+NAME = "NumPyro NUTS (hierarchical)"
+TWO_CLASSES: dict[str, Method] = {NAME: cannot("two classes at most")}
 
 
 def hierarchical(*, yes_or_no: bool = False) -> dict[str, Method]:
@@ -29,7 +31,7 @@ def hierarchical(*, yes_or_no: bool = False) -> dict[str, Method]:
         draws = _draws(problem.train, problem.num_tasks, yes_or_no=yes_or_no)
         return (_classes if yes_or_no else _numbers)(problem, draws)
 
-    return {"NumPyro NUTS (hierarchical)": forecast}
+    return {NAME: forecast}
 
 
 def _scale(train: Rows) -> float:

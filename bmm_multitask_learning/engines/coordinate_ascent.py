@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
 from tqdm import tqdm
 
@@ -298,15 +298,13 @@ class Ascent:
 
     def snapshot(self) -> Snapshot:
         """The present state, to `restore` later."""
-        buffers = tuple(dict(part.named_buffers(recurse=False)) for part in self._parts())
-        return Snapshot(self.summary, self.best, buffers)
+        return Snapshot(self.summary, self.best, tuple(m.kept() for m in self._modules()))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make a snapshot the state again."""
         self.summary, self.best = snapshot.summary, snapshot.best
-        for module, buffers in zip(self._parts(), snapshot.buffers, strict=True):
-            for name, value in buffers.items():
-                module.register_buffer(name, value)
+        for module, buffers in zip(self._modules(), snapshot.buffers, strict=True):
+            module.put_back(buffers)
 
     def tighten(
         self, max_iter: int, tol: float, advance: Callable[[float], None]
@@ -326,13 +324,9 @@ class Ascent:
     def _modules(self) -> tuple[ProbabilisticModule, ProbabilisticModule]:
         return self.prior, self.likelihood
 
-    def _parts(self) -> list[nn.Module]:
-        """The modules and, where a prior holds another, what is in them."""
-        return [part for module in self._modules() for part in module.modules()]
-
 
 class Snapshot(NamedTuple):
-    """Local parameters, and the buffers of every part of prior and likelihood."""
+    """Local parameters, and the buffers of prior and likelihood."""
 
     summary: Any
     best: TaskStatistics | None

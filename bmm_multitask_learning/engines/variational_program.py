@@ -180,14 +180,13 @@ class VariationalProgram:
             "backbone": self.network.backbone.state_dict(),
         }
         families = self.network.families.items()
-        priors = {name: dict(family.prior.named_buffers()) for name, family in families}
+        priors = {name: family.prior.kept() for name, family in families}
         return {**copy.deepcopy(state), "sites": dict(self.sites), "priors": priors}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `snapshot`."""
         for name, buffers in state["priors"].items():
-            for buffer, value in buffers.items():
-                self.network[name].prior.register_buffer(buffer, value)
+            self.network[name].prior.put_back(buffers)
         self.guide_modules.load_state_dict(state["guides"])
         self.network.backbone.load_state_dict(state["backbone"])
         self.sites = dict(state["sites"])

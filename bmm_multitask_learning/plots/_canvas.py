@@ -12,6 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.image import AxesImage
     from matplotlib.legend import Legend
 
 Array: TypeAlias = ArrayLike | Tensor
@@ -37,6 +38,9 @@ BLUE, VERMILION = PALETTE[:2]
 
 # The line of perfect agreement, or of a reference value.
 DASHED: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (4, 3)), "zorder": 2.2}
+
+# Beyond this step a thinned list of names no longer tells which is which.
+LARGEST_STEP = 3
 
 # From this many parts on, a layer is drawn as pixels: vector files stay small and quick.
 RASTERISE_FROM = 400
@@ -205,6 +209,25 @@ def label_ticks(
     places = list(range(first, first + len(names), step))
     target.set_ticks(places, list(names)[::step], **options)
     target.set_tick_params(length=0)
+
+
+def name_columns(ax: Axes, names: Sequence[str] | None, count: int, caption: str) -> None:
+    """The names of `count` columns below them; the caption where there are none, or no room."""
+    step = label_step(ax, count, vertical=False)
+    if names is None or step > LARGEST_STEP:
+        no_ticks(ax.xaxis)
+        ax.set_xlabel(caption)
+        return
+    turn, size = 90 if count > 8 else 0, 7 if count > 15 else 9
+    label_ticks(ax.xaxis, names, step, rotation=turn, fontsize=size)
+
+
+def colour_bar(ax: Axes, image: AxesImage, label: str, **place: Any) -> None:
+    """The scale of an image's colours, beside it."""
+    bar = ax.figure.colorbar(image, ax=ax, **place)
+    bar.set_label(label, color=ink(ax, 0.85))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(color=ink(ax, 0.45), labelcolor=ink(ax, 0.8), labelsize="small")
 
 
 def whole_ticks(target: Axis, bins: int | Literal["auto"] = "auto") -> None:

@@ -12,19 +12,15 @@ from bmm_multitask_learning.plots._canvas import (
     as_array,
     as_names,
     axis,
+    colour_bar,
     counted,
-    ink,
-    label_step,
     label_ticks,
-    no_ticks,
+    name_columns,
     per_cent,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Beyond this step a thinned list of names no longer tells which task is which.
-_LARGEST_STEP = 3
 
 
 def patterns(loading: Array, *, tasks: Names | None = None, ax: Axes | None = None) -> Axes:
@@ -79,18 +75,10 @@ def patterns(loading: Array, *, tasks: Names | None = None, ax: Axes | None = No
     )
     for side in ax.spines.values():
         side.set_visible(False)
-    bar = ax.figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05)
-    bar.set_label("loading", color=ink(ax, 0.85))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(color=ink(ax, 0.45), labelcolor=ink(ax, 0.8), labelsize="small")
+    colour_bar(ax, image, "loading", pad=0.02, fraction=0.05)
     rows = [f"pattern {r + 1}, {per_cent(part)}" for r, part in enumerate(share)]
     label_ticks(ax.yaxis, rows, 1, fontsize=9)
-    step = label_step(ax, count, vertical=False)
-    if names is None or step > _LARGEST_STEP:
-        no_ticks(ax.xaxis)
-        ax.set_xlabel(f"{counted(count, 'task')}, by their loading on the first pattern")
-    else:
-        turn, size_of_text = 90 if count > 8 else 0, 7 if count > 15 else 9
-        ordered = [names[k] for k in order]
-        label_ticks(ax.xaxis, ordered, step, rotation=turn, fontsize=size_of_text)
+    ordered = None if names is None else [names[k] for k in order]
+    caption = f"{counted(count, 'task')}, by their loading on the first pattern"
+    name_columns(ax, ordered, count, caption)
     return ax

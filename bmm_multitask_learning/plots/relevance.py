@@ -16,9 +16,7 @@ from bmm_multitask_learning.plots._canvas import (
     axis,
     counted,
     grid,
-    label_step,
-    label_ticks,
-    no_ticks,
+    name_columns,
     tone,
 )
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
 # Below this share of the largest a group is drawn at the foot of the axis.
 _SMALLEST_SHARE = 1e-8
-# Beyond this step a thinned list of names no longer tells which group is which.
-_LARGEST_STEP = 3
 
 
 def relevance(relevance: Array, *, groups: Names | None = None, ax: Axes | None = None) -> Axes:
@@ -74,11 +70,7 @@ def relevance(relevance: Array, *, groups: Names | None = None, ax: Axes | None 
     ax.set_xlim(-spare, len(shown) - 1 + spare)
     ax.set_ylabel("relevance: mean square of the weights,\nin units of the noise")
     grid(ax, "y")
-    step = label_step(ax, len(shown), vertical=False)
-    if names is None or step > _LARGEST_STEP:
-        no_ticks(ax.xaxis)
-        ax.set_xlabel(f"{counted(len(shown), 'group')} of features, the largest first")
-    else:
-        turn, size = 90 if len(shown) > 8 else 0, 7 if len(shown) > 15 else 9
-        label_ticks(ax.xaxis, [names[g] for g in order], step, rotation=turn, fontsize=size)
+    ordered = None if names is None else [names[g] for g in order]
+    caption = f"{counted(len(shown), 'group')} of features, the largest first"
+    name_columns(ax, ordered, len(shown), caption)
     return ax

@@ -10,6 +10,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics.pairwise import euclidean_distances
 
 from bmm_multitask_learning.plots._canvas import (
+    LARGEST_STEP,
     RASTERISE_FROM,
     Array,
     Floats,
@@ -20,12 +21,13 @@ from bmm_multitask_learning.plots._canvas import (
     as_names,
     axis,
     cluster_colours,
+    colour_bar,
     counted,
-    ink,
     is_dark,
     label_step,
     label_ticks,
     legend_above,
+    name_columns,
     no_ticks,
     paper,
 )
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 # Optimal leaf order costs O(K^3) at worst: seconds at 1000 tasks, where a picture shows no more of
 # it than of the order of the tree.
 _OPTIMAL_ORDER_UP_TO = 300
-# Beyond this step a thinned list of names no longer tells which task is which.
-_LARGEST_STEP = 3
 
 
 def relations(
@@ -132,16 +132,13 @@ def _heat_map(ax: Axes, ordered: Floats, label: str) -> None:
         interpolation="nearest",
         aspect="equal",
     )
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.03, fraction=0.05)
-    bar.set_label(label, color=ink(ax, 0.85))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(color=ink(ax, 0.45), labelcolor=ink(ax, 0.8), labelsize="small")
+    colour_bar(ax, image, label, shrink=0.7, pad=0.03, fraction=0.05)
 
 
 def _name_rows_and_columns(ax: Axes, names: list[str] | None) -> None:
     count = ax.images[0].get_size()[0]
     step = label_step(ax, count, vertical=True)
-    if names is None or step > _LARGEST_STEP:
+    if names is None or step > LARGEST_STEP:
         no_ticks(ax.xaxis)
         no_ticks(ax.yaxis)
         ax.set_xlabel(f"{counted(count, 'task')}, in the same order as the rows")
@@ -227,14 +224,8 @@ def responsibilities(
     ax.set_xlim(-0.5 - spare, count - 0.5 + spare)
     ax.set_ylabel("probability of cluster")
     ax.spines["bottom"].set_visible(False)
-    step = label_step(ax, count, vertical=False)
-    if names is None or step > _LARGEST_STEP:
-        no_ticks(ax.xaxis)
-        ax.set_xlabel(f"{counted(count, 'task')}, by cluster and certainty")
-    else:
-        turn, size = 90 if count > 8 else 0, 7 if count > 15 else 9
-        ordered = [names[task] for task in order]
-        label_ticks(ax.xaxis, ordered, step, rotation=turn, fontsize=size)
+    ordered = None if names is None else [names[task] for task in order]
+    name_columns(ax, ordered, count, f"{counted(count, 'task')}, by cluster and certainty")
     legend_above(ax, columns=min(clusters, 5))
     return ax
 
