@@ -1,6 +1,7 @@
 """Bayesian multi-task learning: related tasks, their relations, honest predictions."""
 
 from . import datasets, metrics, plots
+from .affinity import TaskAffinity, TaskPair, task_affinity
 from .cross_validation import compare
 from .data import LeaveTasksOut, TaskData
 from .engines import NUTS, SVI, CoordinateAscent, FitResult
@@ -47,10 +48,12 @@ __all__ = [
     "SharedGaussian",
     "SparseBayesian",
     "StudentT",
+    "TaskAffinity",
     "TaskClustering",
     "TaskCovariance",
     "TaskData",
     "TaskMean",
+    "TaskPair",
     "TaskPrior",
     "VariationalWeighting",
     "compare",
@@ -59,4 +62,5 @@ __all__ = [
     "load",
     "metrics",
     "plots",
+    "task_affinity",
 ]
