@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..gaussian import DenseScale, condition
-from ..precision import formed
+from ..precision import LowRankFactor
 from ..statistics import TaskStatistics
 from .result import Array, Index
 
@@ -73,20 +73,14 @@ class CentreFactors:
         unique = (1 - rho)[:, None, None]
         scale = DenseScale(unique.sqrt()[..., None] * root)
         given = condition(
-            formed(statistics.precision)[:, None],
-            statistics.b[:, None],
-            statistics.c[:, None],
-            scale,
+            statistics.precision[:, None], statistics.b[:, None], statistics.c[:, None], scale
         )
-        inverse = formed(given.inverse_factor)
         # u = √(1−ρ) v:  h = v̂ / √(1−ρ),  M = (I − C̃) / (1 − ρ)
-        reduction = -(inverse.mT @ inverse)
-        reduction.diagonal(dim1=-2, dim2=-1).add_(1)
         return cls(
             rho,
             given.log_normaliser.sum(-1),
             given.v / unique.sqrt(),
-            reduction / unique[..., None],
+            _reduction(given.inverse_factor) / unique[..., None],
         )
 
     def __len__(self) -> int:
@@ -185,6 +179,15 @@ def agglomerate(factors: CentreFactors, gains: Array) -> tuple[Index, int]:
         alive.append(K + row)
     score = total - log_partitions(K)[::-1]
     return merges, K - int(score.argmax())
+
+
+def _reduction(inverse: Tensor | LowRankFactor) -> Tensor:
+    r"""$I - U^{-\top} U^{-1}$, (..., D, D)."""
+    if isinstance(inverse, LowRankFactor):
+        return inverse.right.mT @ inverse.right
+    negative = -(inverse.mT @ inverse)
+    negative.diagonal(dim1=-2, dim2=-1).add_(1)
+    return negative
 
 
 def _concatenate(factors: list[CentreFactors]) -> CentreFactors:

@@ -150,7 +150,7 @@ def _statistics(
             "data that were fitted."
         )
     part.likelihood.check(data.y)
-    rows = model.rows(name, data.to(model.device))
+    rows = model.rows(name, data.to(model.device)).in_dual_form()
     start = first_factor(part.likelihood, rows, part.likelihood.eta)
     return refine(
         partial(tasks_posterior, part.prior), part.likelihood, rows, start, tolerance=_TOLERANCE
