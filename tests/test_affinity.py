@@ -32,6 +32,7 @@ from bmm_multitask_learning.affinity.evidence import (
     pair_gains,
 )
 from bmm_multitask_learning.affinity.result import TaskAffinity, average_linkage
+from bmm_multitask_learning.affinity.task_affinity import task_statistics
 from bmm_multitask_learning.backbones import MLP
 
 from .cases import built_model, make_data
@@ -234,6 +235,35 @@ def test_evidence_of_yes_and_no_finds_planted_clusters():
     affinity = task_affinity(model, data)
     assert area(affinity, truth.labels) > 0.97
     assert adjusted_rand_score(truth.labels, affinity.groups(2)) == 1
+
+
+def test_factors_of_the_fit_stand_for_rows_of_yes_and_no():
+    """Gains of pairs, against the ELBO with the best factors of every pair and single task."""
+    data = make_data("bernoulli", rows=(20, 35, 28, 24), num_features=3, spread=1.5, seed=4)
+    model = built_model(SharedGaussian("isotropic"), Bernoulli(), data)
+    size, rho = law_of_weights(model.prior)[0, 0, 0], 0.6
+
+    def bound(*tasks: int) -> float:
+        part = data.rows(torch.isin(data.task, torch.tensor(tasks)))
+        labels = part.task.numpy() if len(tasks) > 1 else np.full(part.num_rows, tasks[0])
+        part = TaskData(part.x, part.y, labels, tasks=tasks)
+        small = built_model(SharedGaussian("isotropic"), Bernoulli(), part)
+        scatter, like = small.prior.scatter[0, 0], small.prior.scatter.new_ones(1)
+        precision = like / ((1 - rho) * size)
+        small.prior.set_eta(
+            {"centre_precision": like * scatter / (rho * size), "precision": precision}
+        )
+        return small.log_evidence(part).value
+
+    best = [bound(i, j) - bound(i) - bound(j) for i, j in itertools.combinations(range(4), 2)]
+    root = torch.eye(3, dtype=torch.float64)[None] * size**0.5
+    with torch.no_grad():
+        factors = CentreFactors.of_tasks(task_statistics(model, "tasks", data), root, (rho,))
+        pairs = torch.triu_indices(4, 4, 1)
+        gains = pair_gains(factors, factors, tuple(pairs), progress=False).numpy()
+    assert np.ptp(best) > 1
+    assert gains == pytest.approx(best, abs=0.1 * np.ptp(best))
+    assert np.corrcoef(gains, best)[0, 1] > 0.99
 
 
 def test_evidence_leaves_unrelated_tasks_alone():

@@ -107,7 +107,7 @@ def task_affinity(
     name = next(n for n, other in model.families.items() if other is part)
     root = _marginal_root(part)
     with torch.no_grad():
-        known = _statistics(model, name, data)
+        known = task_statistics(model, name, data)
         factors = CentreFactors.of_tasks(known, root)
         if held_out is None:
             gains = _symmetric(factors, progress=progress)
@@ -118,7 +118,7 @@ def task_affinity(
                 "held_out needs a Gaussian likelihood: the factors that stand for the rows of a "
                 f"{type(part.likelihood).__name__} have no density. Leave it out."
             )
-        further = CentreFactors.of_tasks(known + _statistics(model, name, held_out), root)
+        further = CentreFactors.of_tasks(known + task_statistics(model, name, held_out), root)
         gains = _directed(factors, further, progress=progress)
     return TaskAffinity(_blank(gains), "held-out", part.tasks, *average_linkage(gains))
 
@@ -138,7 +138,7 @@ def _marginal_root(part: Family) -> Tensor:
     return torch.linalg.cholesky(prior.covariance_matrix + torch.diag_embed(centre))
 
 
-def _statistics(
+def task_statistics(
     model: MultitaskModel, name: str, named: TaskData | Mapping[str, TaskData]
 ) -> TaskStatistics:
     """The Gaussian factors of the tasks at the fit's hyperparameters."""

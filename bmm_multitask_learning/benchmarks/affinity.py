@@ -141,7 +141,7 @@ def score(problem: Problem, forecast: Forecast) -> dict[str, float]:
 AFFINITY = Protocol(
     name="affinity",
     text=TEXT,
-    splits=draws(("20", "50"), 4, first=200),
+    splits=draws(("20", "50"), 3, first=200),
     methods={
         "evidence": measured("evidence"),
         "lookahead": measured("lookahead"),
