@@ -34,6 +34,8 @@ from bmm_multitask_learning.affinity.evidence import (
 from bmm_multitask_learning.affinity.result import TaskAffinity, average_linkage
 from bmm_multitask_learning.affinity.task_affinity import task_statistics
 from bmm_multitask_learning.backbones import MLP
+from bmm_multitask_learning.benchmarks import Forecast, Problem, Rows
+from bmm_multitask_learning.benchmarks.affinity import Gains, in_row_space, score
 
 from .cases import built_model, make_data
 from .reference import dense_posterior
@@ -445,6 +447,32 @@ def test_errors():
     trained = MultitaskModel(backbone=MLP(5, [3]))
     with pytest.raises(ValueError, match="steps must be at least 1 and lr positive; got 0 and"):
         task_affinity(trained, data, "gradient", steps=0)
+
+
+def test_the_benchmark_rotates_features_without_loss():
+    """Products with train rows and lengths stay: all that an isotropic prior sees."""
+    rng = np.random.default_rng(0)
+    train = Rows(rng.standard_normal((4, 9)), np.zeros(4), np.arange(4))
+    test = Rows(rng.standard_normal((7, 9)), np.zeros(7), np.zeros(7, int))
+    inner, outer = in_row_space(train, test)
+    assert inner.x.shape == (4, 5)
+    assert inner.x @ inner.x.T == pytest.approx(train.x @ train.x.T)
+    assert outer.x @ inner.x.T == pytest.approx(test.x @ train.x.T)
+    assert np.square(outer.x).sum(1) == pytest.approx(np.square(test.x).sum(1))
+
+
+def test_the_benchmark_scores_a_ranking_of_pairs():
+    gain = np.linspace(-1, 1, 21)  # of the pairs of 7 tasks
+    rows = Rows(np.ones((7, 1)), np.zeros(7), np.arange(7))
+    problem = Problem(rows, rows, 7, Gains(gain, gain**2))
+    matrix = np.full((7, 7), np.nan)
+    matrix[np.triu_indices(7, 1)] = gain**3
+    matrix[np.triu_indices(7, 1)[::-1]] = gain**3
+    figures = score(problem, Forecast(matrix))
+    assert figures["rank"] == pytest.approx(1)
+    assert figures["density_highest"] == pytest.approx(gain[11:].mean())
+    assert figures["density_lowest"] == pytest.approx(gain[:10].mean())
+    assert figures["accuracy_apart"] == pytest.approx(0)
 
 
 @pytest.mark.parametrize("kind", ["evidence", "lookahead"])

@@ -141,7 +141,7 @@ def _chunks(factors: CentreFactors) -> Iterator[CentreFactors]:
     return (factors[slice(start, start + step)] for start in range(0, len(factors), step))
 
 
-def agglomerate(factors: CentreFactors, gains: Array) -> tuple[Index, int]:
+def agglomerate(factors: CentreFactors, gains: Array, *, progress: bool) -> tuple[Index, int]:
     r"""Join, one after the other, the two groups that gain most; and where it stops to pay.
 
     The posterior probability of a partition into C groups is proportional to its evidence over
@@ -151,6 +151,7 @@ def agglomerate(factors: CentreFactors, gains: Array) -> tuple[Index, int]:
     Args:
         factors: of the K tasks.
         gains: (K, K) of every pair.
+        progress: whether to show a progress bar.
 
     Returns:
         merges (K - 1, 2), and the number of groups of the most probable partition on the way.
@@ -163,7 +164,7 @@ def agglomerate(factors: CentreFactors, gains: Array) -> tuple[Index, int]:
     alive = list(range(K))
     merges = np.empty((K - 1, 2), dtype=np.int64)
     total = np.zeros(K)  # evidence over that of K single tasks, by merges
-    for row in range(K - 1):
+    for row in tqdm(range(K - 1), disable=not progress, desc="groups", delay=2):
         left, right = map(int, np.unravel_index(table.argmax(), table.shape))
         merges[row] = left, right
         total[row + 1] = total[row] + table[left, right]

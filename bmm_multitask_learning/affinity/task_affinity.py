@@ -48,7 +48,8 @@ def task_affinity(
     correlation $\rho$ between the weights of the pair is unknown and integrated over
     $(0, 1)$. With `held_out` rows, it is what those of j gain by the rows of i,
     $\log P(D_j^* \mid D_i, D_j) - \log P(D_j^* \mid D_j)$. The Gaussian likelihood is exact;
-    for others the Gaussian factors of the fit stand for the rows.
+    for others the Gaussian factors of the fit stand for the rows. It keeps some
+    $10\,K O D^2$ numbers.
 
     "lookahead" and "gradient" watch a backbone learn, for `steps` steps of Adam on the mean of
     the tasks' losses $L_j$, each task's weights at their posterior mean on the present features:
@@ -91,8 +92,8 @@ def task_affinity(
         3
 
     References:
-        Fifty et al., Efficiently identifying task groupings for multi-task learning (2021), eq. 1,
-        for the lookahead. Du et al., Adapting auxiliary losses using gradient similarity (2018).
+        Fifty et al., Efficiently identifying task groupings for multi-task learning (2021), for
+        the lookahead. Du et al., Adapting auxiliary losses using gradient similarity (2018).
     """
     if method not in ("evidence", "lookahead", "gradient"):
         raise ValueError(f'method must be "evidence", "lookahead" or "gradient"; got {method!r}.')
@@ -111,7 +112,7 @@ def task_affinity(
         factors = CentreFactors.of_tasks(known, root)
         if held_out is None:
             gains = _symmetric(factors, progress=progress)
-            linkage = agglomerate(factors, gains)
+            linkage = agglomerate(factors, gains, progress=progress)
             return TaskAffinity(_blank(gains), "evidence", part.tasks, *linkage)
         if not part.likelihood.exact:
             raise ValueError(

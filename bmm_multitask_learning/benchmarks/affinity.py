@@ -22,11 +22,11 @@ from .protocol import Array, Forecast, Method, Metric, Problem, Protocol, Rows, 
 CHOSEN = 10  # pairs ranked highest, and lowest
 HIDDEN = 16
 TEXT = f"""
-The 16 kinds of product and the embeddings of [Sentiment](#sentiment), n train rows of each kind
-(*size*), half of them positive, seeds from 200 on. All 120 pairs are trained as two tasks of
-`SharedGaussian("isotropic")`, and each kind alone by the same prior; a pair's *gain* is what its
-two kinds' standard test rows gain in log density (nats a row) and in accuracy, their mean. An
-affinity sees train rows alone: `evidence` of `SharedGaussian("isotropic")` on all 16,
+The 16 kinds of product, embeddings and test rows of the benchmark sentiment, n train rows of
+each kind (*size*), half of them positive, seeds from 200 on. All 120 pairs are trained as two
+tasks of `SharedGaussian("isotropic")`, and each kind alone by the same prior; a pair's *gain* is
+what its two kinds' standard test rows gain in log density (nats a row) and in accuracy, their
+mean. An affinity sees train rows alone: `evidence` of `SharedGaussian("isotropic")` on all 16,
 `lookahead` and `gradient` for 20 steps of an MLP with {HIDDEN} hidden units. Baselines: the
 cosine of the weights of separate models, that of the kinds' mean embeddings, and a random order.
 Shown are the mean gains of the {CHOSEN} pairs ranked highest and of the {CHOSEN} ranked lowest,
