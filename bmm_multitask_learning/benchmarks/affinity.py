@@ -155,10 +155,10 @@ AFFINITY = Protocol(
     metrics=(
         Metric("density_highest", "log density: highest", 4),
         Metric("density_lowest", "lowest", 4),
-        Metric("density_apart", "apart", 4),
+        Metric("density_apart", "log density: apart", 4),
         Metric("accuracy_highest", "accuracy: highest", 4),
         Metric("accuracy_lowest", "lowest", 4),
-        Metric("accuracy_apart", "apart", 4),
+        Metric("accuracy_apart", "accuracy: apart", 4),
         Metric("rank", "rank correlation"),
         scores.SECONDS,
     ),
