@@ -6,6 +6,7 @@ from .mlp import MLP
 from .readers import Pooled, Words
 from .sentence_encoder import SentenceEncoder
 from .text_encoder import TextEncoder, find_text_encoder
+from .transformer_encoder import TransformerEncoder
 from .with_constant import WithConstant, with_constant
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Pooled",
     "SentenceEncoder",
     "TextEncoder",
+    "TransformerEncoder",
     "WithConstant",
     "Words",
     "find_text_encoder",

@@ -43,7 +43,6 @@ class Pooled(Backbone):
             "attention".
         num_features: D; needed by "attention" alone.
         constant: whether the features begin with a constant 1, the intercept of every task.
-        dtype: of v.
 
     Raises:
         ValueError: for an unknown pooling, or attention without `num_features`.
@@ -62,7 +61,6 @@ class Pooled(Backbone):
         *,
         num_features: int | None = None,
         constant: bool = False,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         if pooling not in _POOLINGS:
@@ -73,7 +71,7 @@ class Pooled(Backbone):
                     "attention learns a vector as long as a state: give num_features, the "
                     f"encoder's num_features; got {num_features}."
                 )
-            self.query = nn.Parameter(torch.zeros(num_features, dtype=dtype))
+            self.query = nn.Parameter(torch.zeros(num_features))
         self.pooling = pooling
         self.num_features = num_features
         self.constant = constant

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .pretrained import FolderSettings, locate, read_settings
-from .text_encoder import Pooling, Precision, TextEncoder
+from .text_encoder import Pooling, Precision, TextEncoder, text_extra
 
 
 @final
@@ -60,7 +60,7 @@ class SentenceEncoder(TextEncoder):
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
-        transformers = _transformers()
+        transformers = text_extra("transformers")
         full = transformers.AutoConfig.for_model(**config)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -109,7 +109,7 @@ class SentenceEncoder(TextEncoder):
             FileNotFoundError: for a folder without a model in safetensors.
             ValueError: for a sentence-transformers folder with a step that is not there.
         """
-        transformers = _transformers()
+        transformers = text_extra("transformers")
         folder = locate(name)
         own: FolderSettings = read_settings(folder)
         if pooling == "auto":
@@ -146,32 +146,13 @@ class SentenceEncoder(TextEncoder):
         return self.trunk(input_ids=ids, attention_mask=given).last_hidden_state
 
     def arguments(self) -> dict[str, Any]:
-        return {
-            "config": self.config,
-            "tokenizer": self.tokenizer.to_str(),
-            "pooling": self.pooling,
-            "normalise": self.normalise,
-            "max_length": self.max_length,
-            "precision": self.precision,
-            "batch_size": self.batch_size,
-        }
+        return super().arguments() | {"config": self.config}
 
 
 def _plain(config: Any) -> dict[str, Any]:
     """The config without the place that it was read from."""
     values = json.loads(config.to_json_string(use_diff=False))
     return {name: value for name, value in values.items() if name != "_name_or_path"}
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "SentenceEncoder needs transformers, which is not installed; "
-            "install the extra: pip install 'bmm-multitask-learning[text]'"
-        ) from error
-    return transformers
 
 
 @contextmanager

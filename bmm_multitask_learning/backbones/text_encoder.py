@@ -8,9 +8,10 @@ other inputs.
 
 from __future__ import annotations
 
+import importlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -77,8 +78,6 @@ class TextEncoder(Backbone):
                 "max_length must be at least 3 and batch_size at least 1; got "
                 f"{max_length} and {batch_size}."
             )
-        from tokenizers import Tokenizer
-
         self.trunk = trunk
         self.pool = None if pooling is None else Pooled(pooling, num_features=width)
         self.num_features = width
@@ -88,7 +87,7 @@ class TextEncoder(Backbone):
         self.max_length = max_length
         self.precision = precision
         self.batch_size = batch_size
-        self.tokenizer = Tokenizer.from_str(tokenizer)
+        self.tokenizer = text_extra("tokenizers").Tokenizer.from_str(tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
 
@@ -100,6 +99,16 @@ class TextEncoder(Backbone):
     @abstractmethod
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """States (N, L, D) of tokens (N, L); `mask` is False where there is none."""
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "tokenizer": self.tokenizer.to_str(),
+            "pooling": self.pooling,
+            "normalise": self.normalise,
+            "max_length": self.max_length,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+        }
 
     # ---- tokens -------------------------------------------------------------------------------
 
@@ -117,7 +126,7 @@ class TextEncoder(Backbone):
             TypeError: for one string instead of a list, or for what is neither.
             ValueError: for a list of words that is too long.
         """
-        texts = _as_list(texts)
+        texts = as_texts(texts)
         if all(isinstance(text, str) for text in texts):
             return _rows(self.tokenizer.encode_batch(texts))
         if any(isinstance(text, str) for text in texts):
@@ -226,6 +235,17 @@ class TextEncoder(Backbone):
         return self
 
 
+def text_extra(name: str) -> Any:
+    """A library of the extra `text`, imported where it is used."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"text encoders need {name}, which is not installed; "
+            "install the extra: pip install 'bmm-multitask-learning[text]'"
+        ) from error
+
+
 def find_text_encoder(backbone: nn.Module) -> TextEncoder | None:
     """The text encoder within a backbone, if there is one: it knows how to make tokens.
 
@@ -236,7 +256,8 @@ def find_text_encoder(backbone: nn.Module) -> TextEncoder | None:
     return next((m for m in backbone.modules() if isinstance(m, TextEncoder)), None)
 
 
-def _as_list(texts: Sequence[str] | Sequence[Sequence[str]]) -> list[str] | list[Sequence[str]]:
+def as_texts(texts: Sequence[str] | Sequence[Sequence[str]]) -> list[str] | list[Sequence[str]]:
+    """A list of strings or of lists of words; a TypeError for anything else."""
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list; got one string. Pass [{texts[:20]!r}].")
     listed = list(texts)
