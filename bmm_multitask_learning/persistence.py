@@ -14,7 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .backbones import MLP, Backbone, SentenceEncoder, TransformerEncoder, WithConstant
+from .backbones import (
+    MLP,
+    Backbone,
+    Pooled,
+    SentenceEncoder,
+    TransformerEncoder,
+    WithConstant,
+    Words,
+)
 from .family import Family
 from .hyperparameters import ProbabilisticModule
 from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
@@ -43,7 +51,7 @@ _CLASSES: tuple[type[ProbabilisticModule], ...] = (
 )
 _BACKBONES: dict[str, type[nn.Module]] = {
     cls.__name__: cls
-    for cls in (nn.Identity, MLP, SentenceEncoder, TransformerEncoder, WithConstant)
+    for cls in (nn.Identity, MLP, Pooled, SentenceEncoder, TransformerEncoder, WithConstant, Words)
 }
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -113,7 +121,11 @@ def load(
     known = {cls.__name__: cls for cls in (*_CLASSES, *classes)}
     try:
         families = {
-            name: Family(_construct(part["prior"], known), _construct(part["likelihood"], known))
+            name: Family(
+                _construct(part["prior"], known),
+                _construct(part["likelihood"], known),
+                reader=_reader(part),
+            )
             for name, part in config["families"].items()
         }
         model = MultitaskModel(
@@ -147,6 +159,7 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
             name: {
                 "prior": _describe(family.prior),
                 "likelihood": _describe(family.likelihood),
+                "reader": None if family.reader is None else _describe_backbone(family.reader),
                 "sizes": vars(family.sizes),
                 "tasks": list(family.tasks),
                 "rows_per_task": list(family.rows_per_task),
@@ -202,6 +215,11 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
     # files of older releases have no modules within a backbone
     parts = {n: _backbone(d, None) for n, d in description.get("modules", {}).items()}
     return _BACKBONES[name](**description["arguments"], **parts)
+
+
+def _reader(part: dict[str, Any]) -> nn.Module | None:
+    description = part.get("reader")  # files of older releases have none
+    return None if description is None else _backbone(description, None)
 
 
 def _rebuild(family: Family, part: dict[str, Any], dtype: torch.dtype) -> None:
