@@ -20,7 +20,7 @@ from .places import Places
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
 from .roots import Roots
-from .sites import first_factor, refine
+from .sites import amortised_factor, first_factor, refine
 from .statistics import TaskStatistics
 
 if TYPE_CHECKING:
@@ -445,9 +445,11 @@ def _add_rows(
         return concatenate(posterior, prior.condense(newcomers.condition(statistics[K:])))
 
     # the rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments
-    statistics = refine(
-        condition, likelihood, rows, first_factor(likelihood, rows, likelihood.eta)
-    )
+    if prior.classifier is not None:
+        statistics = amortised_factor(prior, likelihood, rows)
+    else:
+        first = first_factor(likelihood, rows, likelihood.eta)
+        statistics = refine(condition, likelihood, rows, first)
     posterior = condition(statistics)
     old = prior.information
     new = own_information(statistics, posterior)

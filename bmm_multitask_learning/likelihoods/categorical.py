@@ -80,6 +80,18 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
                 "or use MultitaskClassifier, which does it."
             )
 
+    def class_means(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        r"""$\tfrac{1}{n_{tc}}\sum_{n \in tc}\phi_n$, (K, O, D), and $n_{tc}$, (K, O).
+
+        Rows count by their weights; a class without rows has a mean of zeros.
+        """
+        K, O = rows.num_tasks, self.num_classes
+        cell = rows.task * O + rows.y[:, 0].long()
+        count = task_sum(rows.weight[:, 0], cell, K * O)
+        total = task_sum(rows.weight * rows.phi, cell, K * O)
+        mean = total / torch.where(count > 0, count, 1.0)[:, None]
+        return mean.unflatten(0, (K, O)), count.unflatten(0, (K, O))
+
     def register_hyperparameters(self, like: Tensor) -> None:
         """There are none."""
 
