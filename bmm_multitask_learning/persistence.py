@@ -126,7 +126,11 @@ def load(
     known = {cls.__name__: cls for cls in (*_CLASSES, *classes)}
     try:
         families = {
-            name: Family(_construct(part["prior"], known), _construct(part["likelihood"], known))
+            name: Family(
+                _construct(part["prior"], known),
+                _construct(part["likelihood"], known),
+                reader=_reader(part),
+            )
             for name, part in config["families"].items()
         }
         model = MultitaskModel(
@@ -160,6 +164,7 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
             name: {
                 "prior": _describe(family.prior),
                 "likelihood": _describe(family.likelihood),
+                "reader": None if family.reader is None else _describe_backbone(family.reader),
                 "sizes": vars(family.sizes),
                 "tasks": list(family.tasks),
                 "rows_per_task": list(family.rows_per_task),
@@ -221,6 +226,11 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
     parts = {n: _backbone(d, None) for n, d in description.get("modules", {}).items()}
     backbone = _BACKBONES[name](**description["arguments"], **parts)
     return heads_only(backbone) if description.get("frozen", False) else backbone
+
+
+def _reader(part: dict[str, Any]) -> nn.Module | None:
+    description = part.get("reader")  # files of older releases have none
+    return None if description is None else _backbone(description, None)
 
 
 def _rebuild(family: Family, part: dict[str, Any], dtype: torch.dtype) -> None:
