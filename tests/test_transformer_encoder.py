@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-pytest.importorskip("tokenizers")
-
 from bmm_multitask_learning.backbones import TransformerEncoder
 from bmm_multitask_learning.backbones.transformer_encoder import _sinusoids
+
+pytest.importorskip("tokenizers")
 
 TEXTS = ["the film was great", "a bad film", "", "not that bad at all, a film for the summer"]
 

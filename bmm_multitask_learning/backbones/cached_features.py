@@ -29,7 +29,8 @@ class CachedFeatures(Backbone):
     hash of the encoder, its parameters and its arguments. So a changed weight forgets what was
     kept, as long as torch sees the change; what is written through `parameter.data` it does not,
     and neither does this. With a folder the features stay there, in one file an encoder that is
-    mapped into memory; one process at a time may write it.
+    mapped into memory; one process at a time may write it. What is kept was computed in the batch
+    in which the row came first, and may differ from another batch's by rounding, some 1e-7.
 
     Args:
         encoder: which is frozen, as by `heads_only`.
