@@ -159,7 +159,6 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "dtype": str(model.dtype),
         "single": model.single,
-        "backbone": _describe_backbone(model.backbone),
         "families": {
             name: {
                 "prior": _describe(family.prior),
@@ -171,6 +170,8 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
             }
             for name, family in model.families.items()
         },
+        # last: a tokenizer in it is long
+        "backbone": _describe_backbone(model.backbone),
     }
 
 
