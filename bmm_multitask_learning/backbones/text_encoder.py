@@ -91,6 +91,7 @@ class TextEncoder(Backbone):
         self.tokenizer = text_extra("tokenizers").Tokenizer.from_str(tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
+        self.eval()
 
     @property
     @abstractmethod
@@ -183,7 +184,7 @@ class TextEncoder(Backbone):
     def encode(
         self, texts: Sequence[str], *, batch_size: int | None = None, progress: bool = True
     ) -> Tensor:
-        """Features (N, D) of N strings, float32 on the CPU, without gradients.
+        """Features (N, D) of N strings, float32 on the CPU, without gradients or dropout.
 
         Args:
             texts: N strings.
@@ -198,8 +199,12 @@ class TextEncoder(Backbone):
                 "encode gives features of sentences: make the encoder with a pooling."
             )
         x = self.tokens(texts).to(next(self.parameters()).device)
+        training = self.training
+        self.eval()
         with torch.no_grad():
-            return self._in_batches(x, batch_size or self.batch_size, progress=progress).cpu()
+            features = self._in_batches(x, batch_size or self.batch_size, progress=progress)
+        self.train(training)
+        return features.cpu()
 
     def _in_batches(self, x: Tensor, batch_size: int, *, progress: bool) -> Tensor:
         """As `_pass`, in batches sorted by length, the longest first."""

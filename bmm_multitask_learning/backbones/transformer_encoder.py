@@ -86,7 +86,7 @@ class TransformerEncoder(TextEncoder):
             torch.default_generator.manual_seed(seed)
             trunk = _Layers(vocabulary, max_length, sizes, positions, dropout)
         super().__init__(
-            trunk.eval(),
+            trunk,
             width,
             tokenizer,
             pad_id=_SPECIAL.index("[PAD]"),
