@@ -9,6 +9,7 @@ other inputs.
 from __future__ import annotations
 
 import importlib
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -90,6 +91,7 @@ class TextEncoder(Backbone):
         self.tokenizer = text_extra("tokenizers").Tokenizer.from_str(tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
+        self.eval()
 
     @property
     @abstractmethod
@@ -149,13 +151,17 @@ class TextEncoder(Backbone):
 
     @property
     def _unknown(self) -> str:
-        token: str | None = self.tokenizer.model.unk_token
+        model = json.loads(self.tokenizer.to_str())["model"]
+        if model["type"] == "Unigram":
+            token = model["vocab"][model["unk_id"]][0] if model["unk_id"] is not None else None
+        else:
+            token = model["unk_token"]
         if token is None:
             raise ValueError(
                 "a word has no token, and this tokenizer has none for what is unknown: remove "
                 "words that are empty or hold control characters alone."
             )
-        return token
+        return str(token)
 
     # ---- features -----------------------------------------------------------------------------
 
@@ -178,7 +184,7 @@ class TextEncoder(Backbone):
     def encode(
         self, texts: Sequence[str], *, batch_size: int | None = None, progress: bool = True
     ) -> Tensor:
-        """Features (N, D) of N strings, float32 on the CPU, without gradients.
+        """Features (N, D) of N strings, float32 on the CPU, without gradients or dropout.
 
         Args:
             texts: N strings.
@@ -193,8 +199,12 @@ class TextEncoder(Backbone):
                 "encode gives features of sentences: make the encoder with a pooling."
             )
         x = self.tokens(texts).to(next(self.parameters()).device)
+        training = self.training
+        self.eval()
         with torch.no_grad():
-            return self._in_batches(x, batch_size or self.batch_size, progress=progress).cpu()
+            features = self._in_batches(x, batch_size or self.batch_size, progress=progress)
+        self.train(training)
+        return features.cpu()
 
     def _in_batches(self, x: Tensor, batch_size: int, *, progress: bool) -> Tensor:
         """As `_pass`, in batches sorted by length, the longest first."""
