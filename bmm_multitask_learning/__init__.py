@@ -7,7 +7,7 @@ from .engines import NUTS, SVI, CoordinateAscent, FitResult
 from .estimators import MultitaskClassifier, MultitaskRegressor
 from .family import Family
 from .fitting import fit
-from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from .likelihoods import Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT
 from .model import MultitaskModel
 from .persistence import load
 from .prediction import Prediction
@@ -41,6 +41,7 @@ __all__ = [
     "MultitaskClassifier",
     "MultitaskModel",
     "MultitaskRegressor",
+    "Ordinal",
     "Poisson",
     "PooledTasks",
     "Prediction",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .backbones import MLP
 from .family import Family
 from .hyperparameters import ProbabilisticModule
-from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from .likelihoods import Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT
 from .model import MultitaskModel
 from .priors import (
     IndependentTasks,
@@ -39,7 +39,7 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 _CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(IndependentTasks, LatentHierarchy, PooledTasks, SharedGaussian, SparseBayesian),
     *(TaskClustering, TaskCovariance, TaskMean, VariationalWeighting),
-    *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
+    *(Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT),
 )
 _BACKBONES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "MLP": MLP}
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
