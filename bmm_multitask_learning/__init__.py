@@ -2,7 +2,7 @@
 
 from . import datasets, metrics, plots
 from .cross_validation import compare
-from .data import LeaveTasksOut, TaskData
+from .data import LeaveTasksOut, TaskData, families_from_frame
 from .engines import NUTS, SVI, CoordinateAscent, FitResult
 from .estimators import MultitaskClassifier, MultitaskRegressor
 from .family import Family
@@ -56,6 +56,7 @@ __all__ = [
     "VariationalWeighting",
     "compare",
     "datasets",
+    "families_from_frame",
     "fit",
     "load",
     "metrics",

@@ -268,7 +268,7 @@ def _as_tensor(model: MultitaskModel, x: Any) -> Tensor:
                 "fit a model with backbone=SentenceEncoder.from_pretrained(...)."
             )
         return encoder.tokens(x)
-    return torch.as_tensor(np.asarray(x, dtype=np.float64))
+    return torch.as_tensor(np.array(x, dtype=np.float64))  # a frame's own array is read-only
 
 
 def _is_text(first: Any) -> bool:
