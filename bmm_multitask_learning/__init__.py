@@ -1,6 +1,7 @@
 """Bayesian multi-task learning: related tasks, their relations, honest predictions."""
 
 from . import datasets, metrics, plots
+from .affinity import TaskAffinity, TaskPair, task_affinity
 from .cross_validation import compare
 from .data import LeaveTasksOut, TaskData, families_from_frame
 from .engines import NUTS, SVI, CoordinateAscent, FitResult
@@ -48,10 +49,12 @@ __all__ = [
     "SharedGaussian",
     "SparseBayesian",
     "StudentT",
+    "TaskAffinity",
     "TaskClustering",
     "TaskCovariance",
     "TaskData",
     "TaskMean",
+    "TaskPair",
     "TaskPrior",
     "VariationalWeighting",
     "compare",
@@ -61,4 +64,5 @@ __all__ = [
     "load",
     "metrics",
     "plots",
+    "task_affinity",
 ]
