@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("calibration", "speed")
+NAMES = ("calibration", "speed", "loss_weighting")
 
 
 def main(names: list[str]) -> None:
