@@ -34,17 +34,27 @@ class Family(nn.Module):
     Args:
         prior: of the tasks' weights; `SharedGaussian()` by default.
         likelihood: of the targets; `Gaussian()` by default.
+        reader: what the family makes of the backbone's output, a module `reader(h, x, task)` from
+            h (N, ...), inputs x (N, ...) and task indices (N,) to features (N, D) of rows, or
+            (N, W, D) of words, NaN at places without a word; targets are then (N, W). None: the
+            output itself.
     """
 
     prior: TaskPrior
     likelihood: Likelihood
+    reader: nn.Module | None
 
     def __init__(
-        self, prior: TaskPrior | None = None, likelihood: Likelihood | None = None
+        self,
+        prior: TaskPrior | None = None,
+        likelihood: Likelihood | None = None,
+        *,
+        reader: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.prior = SharedGaussian() if prior is None else prior
         self.likelihood = Gaussian() if likelihood is None else likelihood
+        self.reader = reader
         self.tasks: tuple[Hashable, ...] = ()
         self.rows_per_task: tuple[int, ...] = ()
 

@@ -73,7 +73,7 @@ def fit(
 
 def choose_engine(model: MultitaskModel) -> tuple[Engine, str]:
     """The engine that `fit` takes by itself, and the reason in words."""
-    if any(p.requires_grad for p in model.backbone.parameters()):
+    if any(p.requires_grad for p in model.feature_modules.parameters()):
         return SVI(), " (chosen: the backbone has parameters to train)"
     for family in model.families.values():
         if not isinstance(family.likelihood, QuadraticLikelihood):

@@ -14,7 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .backbones import MLP
+from .backbones import (
+    MLP,
+    Backbone,
+    Pooled,
+    SentenceEncoder,
+    TransformerEncoder,
+    WithConstant,
+    Words,
+)
 from .family import Family
 from .hyperparameters import ProbabilisticModule
 from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
@@ -41,7 +49,10 @@ _CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(TaskClustering, TaskCovariance, TaskMean, VariationalWeighting),
     *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
 )
-_BACKBONES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "MLP": MLP}
+_BACKBONES: dict[str, type[nn.Module]] = {
+    cls.__name__: cls
+    for cls in (nn.Identity, MLP, Pooled, SentenceEncoder, TransformerEncoder, WithConstant, Words)
+}
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
 
@@ -110,7 +121,11 @@ def load(
     known = {cls.__name__: cls for cls in (*_CLASSES, *classes)}
     try:
         families = {
-            name: Family(_construct(part["prior"], known), _construct(part["likelihood"], known))
+            name: Family(
+                _construct(part["prior"], known),
+                _construct(part["likelihood"], known),
+                reader=_reader(part),
+            )
             for name, part in config["families"].items()
         }
         model = MultitaskModel(
@@ -144,6 +159,7 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
             name: {
                 "prior": _describe(family.prior),
                 "likelihood": _describe(family.likelihood),
+                "reader": None if family.reader is None else _describe_backbone(family.reader),
                 "sizes": vars(family.sizes),
                 "tasks": list(family.tasks),
                 "rows_per_task": list(family.rows_per_task),
@@ -165,15 +181,11 @@ def _as_list(array: NDArray[Any] | Tensor) -> Any:
 
 
 def _describe_backbone(backbone: nn.Module) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    if isinstance(backbone, MLP):
-        arguments = {
-            "in_features": backbone.in_features,
-            "hidden": list(backbone.hidden),
-            "activation": backbone.activation,
-            "constant": backbone.constant,
-        }
-    return {"class": type(backbone).__name__, "arguments": arguments}
+    arguments = backbone.arguments() if isinstance(backbone, Backbone) else {}
+    modules = {n: v for n, v in arguments.items() if isinstance(v, nn.Module)}
+    plain = {n: v for n, v in arguments.items() if n not in modules}
+    nested = {n: _describe_backbone(module) for n, module in modules.items()}
+    return {"class": type(backbone).__name__, "arguments": plain, "modules": nested}
 
 
 def _construct(description: dict[str, Any], known: dict[str, type[ProbabilisticModule]]) -> Any:
@@ -200,7 +212,14 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
             f"the model has a backbone of the class {name}: give a module of the same "
             "architecture, load(path, backbone=...), which takes the saved parameters."
         )
-    return _BACKBONES[name](**description["arguments"])
+    # files of older releases have no modules within a backbone
+    parts = {n: _backbone(d, None) for n, d in description.get("modules", {}).items()}
+    return _BACKBONES[name](**description["arguments"], **parts)
+
+
+def _reader(part: dict[str, Any]) -> nn.Module | None:
+    description = part.get("reader")  # files of older releases have none
+    return None if description is None else _backbone(description, None)
 
 
 def _rebuild(family: Family, part: dict[str, Any], dtype: torch.dtype) -> None:

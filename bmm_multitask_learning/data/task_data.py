@@ -28,8 +28,11 @@ class TaskData(LongForm):
 
     Args:
         x: (N, D) or (N, ...) finite numbers: array, tensor, nested list or frame. A floating
-            tensor keeps its dtype; everything else becomes float64.
-        y: (N,) or (N, O) targets in the dtype of x; NaN means "not observed".
+            tensor keeps its dtype, and so does an int32 or int64 tensor of three or more axes,
+            which is for backbones that embed, such as text encoders; everything else becomes
+            float64.
+        y: (N,) or (N, O) targets in the dtype of x, float64 where x holds integers; NaN means
+            "not observed".
         task: (N,) integer or string labels.
         task_features: (K, F) features of the tasks in the order of ``tasks``, or a mapping from
             label to row, or a frame indexed by label.
@@ -88,14 +91,14 @@ class TaskData(LongForm):
             )
         self.tasks = as_tasks(tasks, labels)
         self.task = index_rows(labels, self.tasks).to(self.x.device)
-        self.weight = None if weight is None else as_weight(weight, self.x)
+        self.weight = None if weight is None else as_weight(weight, self.y)
         self.feature_names = as_names(feature_names, self.x.shape[1], "feature_names")
         if target_names is None:
             target_names = column_names(y)
         self.target_names = as_names(target_names, self.num_outputs, "target_names")
         self.task_features = None
         if task_features is not None:
-            self.task_features = as_task_features(task_features, self.tasks, self.x)
+            self.task_features = as_task_features(task_features, self.tasks, self.y)
             if task_feature_names is None and not isinstance(task_features, Mapping):
                 task_feature_names = column_names(task_features)
         self.task_feature_names = as_names(

@@ -85,7 +85,7 @@ class CoordinateAscent:
             raise TypeError("CoordinateAscent draws no codes for a LatentEncoder; use SVI().")
         for name in model.families:
             quadratic(model[name])
-        if any(p.requires_grad for p in model.backbone.parameters()):
+        if any(p.requires_grad for p in model.feature_modules.parameters()):
             return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():
             results = [
@@ -359,7 +359,7 @@ def _train_backbone(
     model: MultitaskModel, data: Mapping[str, TaskData], ascents: Mapping[str, Ascent], steps: int
 ) -> None:
     """L-BFGS up the bound in the backbone's parameters, everything else fixed."""
-    parameters = [p for p in model.backbone.parameters() if p.requires_grad]
+    parameters = [p for p in model.feature_modules.parameters() if p.requires_grad]
     optimiser = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe")
     scale = sum(part.num_rows for part in data.values())
 

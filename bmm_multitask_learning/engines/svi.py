@@ -117,9 +117,9 @@ class SVI:
                 for name, part in data.items()
             }
         program = VariationalProgram(model, data, sites)
-        model.backbone.train(not program.fixed_features)
+        model.feature_modules.train(not program.fixed_features)
         report = self._optimise(program, data, held_out, generator, progress=progress)
-        model.backbone.eval()
+        model.feature_modules.eval()
         bound = program.settle(data)
         return dataclasses.replace(report, bound=bound)
 

@@ -17,6 +17,7 @@ from torch.distributions import Normal
 from ..backbones import LatentEncoder
 from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
+from ..places import joined
 from ..posterior import WeightPosterior
 from ..sites import (
     blend,
@@ -60,7 +61,7 @@ class VariationalProgram:
         self._summaries: dict[str, Any] = {}
         self._theta: dict[str, Eta] = {}
         self._moments: dict[str, Moments] = {}
-        trained = (p.requires_grad for p in model.backbone.parameters())
+        trained = (p.requires_grad for p in model.feature_modules.parameters())
         self.fixed_features = not any(trained)
         self.encoder = _encoder(model)
         self._laws: dict[str, Normal] = {}
@@ -76,17 +77,18 @@ class VariationalProgram:
         if same and self.fixed_features:
             return
         parts = list(batch.items())
-        x = torch.cat([part.x for _, part in parts])
-        phi = self.network.features(x)
+        x = joined([part.x for _, part in parts])
+        outputs = self.network.outputs(x)
         if self.encoder is not None:
             self._laws = {name: self.encoder.law(x) for name in batch}
-        pieces = phi.split([part.num_rows for _, part in parts])
-        for (name, part), piece in zip(parts, pieces, strict=True):
+        sizes = [part.num_rows for _, part in parts]
+        for (name, part), h, own in zip(parts, outputs.split(sizes), x.split(sizes), strict=True):
+            phi = self.network.read(self.network[name], h, own, part.task)
             # all rows come again at every step: their layout by task stays
             again = part is self._last.get(name)
             blocks = self.batch[name].blocks if again else None
             rows = self.batch[name] = Rows.from_targets(
-                piece, part.y, part.weight, part.task, part.num_tasks, blocks
+                phi, part.y, part.weight, part.task, part.num_tasks, blocks
             )
             likelihood = self.network[name].likelihood
             if isinstance(likelihood, QuadraticLikelihood) and likelihood.exact:
@@ -161,7 +163,7 @@ class VariationalProgram:
 
     def optimiser(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
         """AdamW on the guide and on what the backbone has to train."""
-        backbone = [p for p in self.network.backbone.parameters() if p.requires_grad]
+        backbone = [p for p in self.network.feature_modules.parameters() if p.requires_grad]
         groups = [
             {"params": list(self.guide_modules.parameters()), "weight_decay": 0.0},
             {"params": backbone, "weight_decay": weight_decay},
@@ -171,13 +173,13 @@ class VariationalProgram:
     def gradient_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters that Adam moves."""
         yield from self.guide_modules.parameters()
-        yield from self.network.backbone.parameters()
+        yield from self.network.feature_modules.parameters()
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that a fit changes."""
         state = {
             "guides": self.guide_modules.state_dict(),
-            "backbone": self.network.backbone.state_dict(),
+            "backbone": self.network.feature_modules.state_dict(),
         }
         families = self.network.families.items()
         priors = {name: family.prior.kept() for name, family in families}
@@ -188,24 +190,23 @@ class VariationalProgram:
         for name, buffers in state["priors"].items():
             self.network[name].prior.put_back(buffers)
         self.guide_modules.load_state_dict(state["guides"])
-        self.network.backbone.load_state_dict(state["backbone"])
+        self.network.feature_modules.load_state_dict(state["backbone"])
         self.sites = dict(state["sites"])
 
     def validate(self, held_out: Mapping[str, TaskData]) -> float:
         """Mean log predictive density of held-out rows at the centre of the guide."""
         self.publish()
-        self.network.backbone.eval()
+        self.network.feature_modules.eval()
         total, count = 0.0, 0
         for name, part in held_out.items():
-            y = part.y[:, None] if part.y.ndim == 1 else part.y
-            observed = ~y.isnan().all(-1)
-            if not bool(observed.any()):
+            if not bool(part.observed.any()):
                 continue
             labels = [part.tasks[i] for i in part.task.tolist()]
             values = self.network.predict(part.x, labels, family=name).log_prob(part.y)
-            values = values if values.ndim == 1 else values.nansum(-1)
-            total, count = total + float(values[observed].sum()), count + int(observed.sum())
-        self.network.backbone.train(not self.fixed_features)
+            values = values[:, None] if values.ndim == 1 else values
+            observed = ~values.isnan().all(-1)
+            total, count = total + float(values.nansum()), count + int(observed.sum())
+        self.network.feature_modules.train(not self.fixed_features)
         return total / max(count, 1)
 
     def publish(self) -> None:
@@ -240,7 +241,7 @@ class VariationalProgram:
         having = [name for name, guide in self.guides.items() if len(guide.points)]
         if not having:
             return []
-        self.network.backbone.eval()
+        self.network.feature_modules.eval()
         before, changed = self._bound(data), False
         for name in having:
             guide, family = self.guides[name], self.network[name]
@@ -250,7 +251,7 @@ class VariationalProgram:
                 for point in guide.points.values():
                     optimiser.state.pop(point, None)
         jumps = [(before, self._bound(data))] if changed else []
-        self.network.backbone.train(not self.fixed_features)
+        self.network.feature_modules.train(not self.fixed_features)
         return jumps
 
     def _folds(self, name: str) -> list[TaskStatistics]:
@@ -290,8 +291,8 @@ class VariationalProgram:
     def diagnose(self, step: int) -> str:
         """Which part of the bound is not finite, and what to try."""
         # in the order of the program: what comes first breaks what comes after
-        backbone = self.network.backbone.named_parameters()
-        parts: dict[str, Tensor] = {f"backbone.{n}": p for n, p in backbone}
+        backbone = self.network.feature_modules.named_parameters()
+        parts: dict[str, Tensor] = {f"features.{n}": p for n, p in backbone}
         parts |= {f"features of {n}": rows.phi for n, rows in self.batch.items()}
         parts |= dict(self.guide_modules.named_parameters())
         parts |= {f"factor of {n}": s.A for n, s in self.sites.items()}
