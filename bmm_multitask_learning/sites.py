@@ -14,7 +14,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -184,6 +184,14 @@ def elbo(
 def blend(old: TaskStatistics, new: TaskStatistics, rate: float) -> TaskStatistics:
     r"""A natural-gradient step: $(1 - \rho)\,\text{old} + \rho\,\text{new}$."""
     return combined((1 - rate, rate), (old, new), old.rows)
+
+
+def mean_factor(parts: Sequence[TaskStatistics]) -> TaskStatistics:
+    """The mean of factors of the same tasks, each an estimate of the same whole."""
+    if len(parts) == 1:
+        return parts[0]
+    share = 1 / len(parts)
+    return combined([share] * len(parts), parts, parts[0].rows)
 
 
 def latent_moments(posterior: WeightPosterior, rows: Rows) -> Moments:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, final
 
 import pyro
@@ -17,7 +16,6 @@ from torch.distributions import Normal
 from ..backbones import LatentEncoder
 from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
-from ..places import joined
 from ..posterior import WeightPosterior
 from ..sites import (
     blend,
@@ -29,6 +27,7 @@ from ..sites import (
 )
 from ..statistics import TaskStatistics
 from .guides import FamilyGuide
+from .snapshots import part_of, put_back
 
 if TYPE_CHECKING:
     from ..hyperparameters import Eta
@@ -41,12 +40,24 @@ _FINAL_PARTICLES = 16
 
 @final
 class VariationalProgram:
-    """Model and guide as Pyro programs over one batch of rows of every family."""
+    """Model and guide as Pyro programs over one batch of rows of every family.
+
+    Args:
+        model: hyperparameters at the start.
+        data: all rows.
+        sites: factors of the tasks at the start.
+        precision: of the backbone where it is trained; None: its own.
+    """
 
     def __init__(
-        self, model: MultitaskModel, data: Mapping[str, TaskData], sites: dict[str, TaskStatistics]
+        self,
+        model: MultitaskModel,
+        data: Mapping[str, TaskData],
+        sites: dict[str, TaskStatistics],
+        precision: torch.dtype | None = None,
     ) -> None:
         self.network = model
+        self.precision = precision
         self.sites = sites
         self.guide_modules = nn.ModuleDict(
             {
@@ -76,14 +87,14 @@ class VariationalProgram:
         same = all(part is self._last.get(name) for name, part in batch.items())
         if same and self.fixed_features:
             return
-        parts = list(batch.items())
-        x = joined([part.x for _, part in parts])
-        outputs = self.network.outputs(x)
+        x = joined([part.x for part in batch.values()])
+        outputs = self._outputs(x)
         if self.encoder is not None:
             self._laws = {name: self.encoder.law(x) for name in batch}
-        sizes = [part.num_rows for _, part in parts]
-        for (name, part), h, own in zip(parts, outputs.split(sizes), x.split(sizes), strict=True):
-            phi = self.network.read(self.network[name], h, own, part.task)
+        sizes = [part.num_rows for part in batch.values()]
+        pieces = zip(batch.items(), outputs.split(sizes), x.split(sizes), strict=True)
+        for (name, part), piece, inputs in pieces:
+            phi = self.network.read(self.network[name], piece, inputs, part.task)
             # all rows come again at every step: their layout by task stays
             again = part is self._last.get(name)
             blocks = self.batch[name].blocks if again else None
@@ -94,6 +105,13 @@ class VariationalProgram:
             if isinstance(likelihood, QuadraticLikelihood) and likelihood.exact:
                 self._summaries[name] = likelihood.summarise(rows)
         self._last = dict(batch)
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        """What the backbone makes of all rows, in `precision` where gradients will be taken."""
+        if self.precision is None or not torch.is_grad_enabled():
+            return self.network.outputs(x)
+        with torch.autocast(x.device.type, self.precision):
+            return self.network.outputs(x).float()
 
     def guide(self) -> None:
         r"""$q(\eta)$; $q(W \mid \eta)$ is integrated out of the bound in `model`."""
@@ -140,12 +158,19 @@ class VariationalProgram:
         moments = self._moments[name] = latent_moments(family.prior.expand(posterior), rows)
         return expected_log_prob(family.likelihood, rows, *moments, theta).sum()
 
-    def move_sites(self, rate: float) -> None:
-        """Natural-gradient step of the factors towards what the last batch saw."""
-        with torch.no_grad():
-            for name in self.sites:
-                theta = {n: value.detach() for n, value in self._theta[name].items()}
-                self.sites[name] = blend(self.sites[name], self._factor(name, theta), rate)
+    @torch.no_grad()
+    def factors(self) -> dict[str, TaskStatistics]:
+        """The factors of the tasks that the last batch saw, scaled to the whole."""
+        return {
+            name: self._factor(name, {n: value.detach() for n, value in theta.items()})
+            for name, theta in self._theta.items()
+        }
+
+    @torch.no_grad()
+    def move_sites(self, seen: Mapping[str, TaskStatistics], rate: float) -> None:
+        """Natural-gradient step of the factors towards those of `factors`."""
+        for name, factor in seen.items():
+            self.sites[name] = blend(self.sites[name], factor, rate)
 
     def _factor(self, name: str, theta: Eta) -> TaskStatistics:
         """The factor of the last batch, at the moments that the bound saw."""
@@ -161,37 +186,30 @@ class VariationalProgram:
 
     # ---- optimisation -------------------------------------------------------------------------
 
-    def optimiser(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        """AdamW on the guide and on what the backbone has to train."""
-        backbone = [p for p in self.network.feature_modules.parameters() if p.requires_grad]
-        groups = [
-            {"params": list(self.guide_modules.parameters()), "weight_decay": 0.0},
-            {"params": backbone, "weight_decay": weight_decay},
-        ]
-        return torch.optim.AdamW([g for g in groups if g["params"]] or groups[:1], lr=lr)
-
     def gradient_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters that Adam moves."""
         yield from self.guide_modules.parameters()
         yield from self.network.feature_modules.parameters()
 
-    def snapshot(self) -> dict[str, Any]:
-        """Everything that a fit changes."""
-        state = {
-            "guides": self.guide_modules.state_dict(),
-            "backbone": self.network.feature_modules.state_dict(),
-        }
-        families = self.network.families.items()
-        priors = {name: family.prior.kept() for name, family in families}
-        return {**copy.deepcopy(state), "sites": dict(self.sites), "priors": priors}
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of everything that a fit changes."""
+        state = {f"guide.{n}": value for n, value in self.guide_modules.state_dict().items()}
+        features = self.network.feature_modules.state_dict()
+        state |= {f"features.{n}": value for n, value in features.items()}
+        for name, family in self.network.families.items():
+            state |= {f"prior.{name}.{n}": v for n, v in family.prior.kept().items()}
+            state |= {f"likelihood.{name}.{n}": v for n, v in family.likelihood.kept().items()}
+            site = self.sites[name]
+            state |= {f"site.{name}.A": site.A, f"site.{name}.b": site.b}
+            state |= {f"site.{name}.c": site.c, f"site.{name}.rows": site.rows}
+        # buffers may be views of one another, as files may not hold them
+        return {n: value.detach().clone() for n, value in state.items()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `snapshot`."""
-        for name, buffers in state["priors"].items():
-            self.network[name].prior.put_back(buffers)
-        self.guide_modules.load_state_dict(state["guides"])
-        self.network.feature_modules.load_state_dict(state["backbone"])
-        self.sites = dict(state["sites"])
+        self.sites = put_back(self.network, state)
+        self.guide_modules.load_state_dict(part_of(state, "guide."))
+        self.network.feature_modules.load_state_dict(part_of(state, "features."))
 
     def validate(self, held_out: Mapping[str, TaskData]) -> float:
         """Mean log predictive density of held-out rows at the centre of the guide."""
@@ -303,6 +321,15 @@ class VariationalProgram:
             "standardised inputs and targets, or weight_decay for the backbone; see the "
             "troubleshooting page."
         )
+
+
+def joined(inputs: Sequence[Tensor]) -> Tensor:
+    """Rows of several families as one; rows of tokens are padded to the longest by -1."""
+    if inputs[0].is_floating_point():
+        return torch.cat(list(inputs))
+    longest = max(x.shape[-1] for x in inputs)
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(x, (0, longest - x.shape[-1]), value=-1) for x in inputs])
 
 
 def _encoder(model: MultitaskModel) -> LatentEncoder | None:
