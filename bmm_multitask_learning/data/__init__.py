@@ -2,7 +2,28 @@
 
 from .families import families_from_frame
 from .leave_tasks_out import LeaveTasksOut
-from .sampling import Batch
+from .samplers import (
+    Annealed,
+    Batch,
+    Proportional,
+    Resampled,
+    RoundRobin,
+    RowsByTask,
+    Sampler,
+    Tempered,
+)
 from .task_data import TaskData
 
-__all__ = ["Batch", "LeaveTasksOut", "TaskData", "families_from_frame"]
+__all__ = [
+    "Annealed",
+    "Batch",
+    "LeaveTasksOut",
+    "Proportional",
+    "Resampled",
+    "RoundRobin",
+    "RowsByTask",
+    "Sampler",
+    "TaskData",
+    "Tempered",
+    "families_from_frame",
+]
