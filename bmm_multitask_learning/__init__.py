@@ -3,12 +3,12 @@
 from . import datasets, metrics, plots
 from .affinity import TaskAffinity, TaskPair, task_affinity
 from .cross_validation import compare
-from .data import LeaveTasksOut, TaskData
+from .data import LeaveTasksOut, TaskData, families_from_frame
 from .engines import NUTS, SVI, CoordinateAscent, FitResult
 from .estimators import MultitaskClassifier, MultitaskRegressor
 from .family import Family
 from .fitting import fit
-from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from .likelihoods import Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT
 from .model import MultitaskModel
 from .persistence import load
 from .prediction import Prediction
@@ -42,6 +42,7 @@ __all__ = [
     "MultitaskClassifier",
     "MultitaskModel",
     "MultitaskRegressor",
+    "Ordinal",
     "Poisson",
     "PooledTasks",
     "Prediction",
@@ -58,6 +59,7 @@ __all__ = [
     "VariationalWeighting",
     "compare",
     "datasets",
+    "families_from_frame",
     "fit",
     "load",
     "metrics",

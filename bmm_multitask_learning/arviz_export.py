@@ -92,7 +92,8 @@ def _of_rows(
 ) -> dict[str, dict[str, Tensor]]:
     """Draws of targets, (S, N) or (S, N, T), and log likelihoods (S, N), given the weights."""
     likelihood, theta = part.likelihood, part.likelihood.eta
-    phi, task = model.features(data.x), _task_of_row(part, data).to(model.device)
+    task = _task_of_row(part, data).to(model.device)
+    phi = model.read(part, model.outputs(data.x), data.x, task)
     log_prob, simulated = [], []
     with torch.random.fork_rng(devices=[phi.device] if phi.device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .hyperparameters import Eta
-from .likelihoods import Gaussian, Likelihood
+from .likelihoods import Categorical, Gaussian, Likelihood
 from .posterior import WeightPosterior
 from .priors import SharedGaussian, TaskPrior
 from .sizes import Sizes, free_memory
@@ -34,17 +34,27 @@ class Family(nn.Module):
     Args:
         prior: of the tasks' weights; `SharedGaussian()` by default.
         likelihood: of the targets; `Gaussian()` by default.
+        reader: what the family makes of the backbone's output, a module `reader(h, x, task)` from
+            h (N, ...), inputs x (N, ...) and task indices (N,) to features (N, D) of rows, or
+            (N, W, D) of words, NaN at places without a word; targets are then (N, W). None: the
+            output itself.
     """
 
     prior: TaskPrior
     likelihood: Likelihood
+    reader: nn.Module | None
 
     def __init__(
-        self, prior: TaskPrior | None = None, likelihood: Likelihood | None = None
+        self,
+        prior: TaskPrior | None = None,
+        likelihood: Likelihood | None = None,
+        *,
+        reader: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.prior = SharedGaussian() if prior is None else prior
         self.likelihood = Gaussian() if likelihood is None else likelihood
+        self.reader = reader
         self.tasks: tuple[Hashable, ...] = ()
         self.rows_per_task: tuple[int, ...] = ()
 
@@ -53,6 +63,12 @@ class Family(nn.Module):
     ) -> None:
         """Register every tensor, eagerly."""
         _check_memory(sizes, like)
+        if self.prior.amortised is not None and not isinstance(self.likelihood, Categorical):
+            raise ValueError(
+                "amortised= makes weights from the mean feature of each class, which "
+                f"{type(self.likelihood).__name__} targets do not have. Take "
+                "likelihood=Categorical(num_classes), or amortised=None."
+            )
         self.sizes = sizes
         self.tasks = tasks
         self.rows_per_task = (0,) * len(tasks)

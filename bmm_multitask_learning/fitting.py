@@ -73,13 +73,15 @@ def fit(
 
 def choose_engine(model: MultitaskModel) -> tuple[Engine, str]:
     """The engine that `fit` takes by itself, and the reason in words."""
-    if any(p.requires_grad for p in model.backbone.parameters()):
+    if any(p.requires_grad for p in model.feature_modules.parameters()):
         return SVI(), " (chosen: the backbone has parameters to train)"
     for family in model.families.values():
         if not isinstance(family.likelihood, QuadraticLikelihood):
             return SVI(), f" (chosen: {type(family.likelihood).__name__} has no closed form)"
         if not family.prior.closed_form:
             return SVI(), f" (chosen: {type(family.prior).__name__} has no closed form)"
+        if family.prior.amortised is not None:
+            return SVI(), " (chosen: the amortised classifier is trained)"
     return CoordinateAscent(), " (chosen: closed form, nothing to train in the backbone)"
 
 

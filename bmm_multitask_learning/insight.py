@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .prediction import as_inputs
+from .prediction import Inputs
 
 if TYPE_CHECKING:
     from .family import Family
@@ -60,10 +60,13 @@ def contrast(
     draws = part.weights.select(index).draw(_DRAWS, generator)
     difference = draws[:, 0] - draws[:, 1]  # (S, O, D)
     if x is not None:
-        inputs, _ = as_inputs(model, x)
-        with torch.no_grad():
-            difference = torch.einsum("sod,nd->sno", difference, model.features(inputs))
-            difference = difference[..., 0] if difference.shape[-1] == 1 else difference
+        inputs = Inputs.of(model, x)
+        values = []
+        for draw, k in zip(draws.unbind(1), index, strict=True):
+            phi, _ = inputs.features(model, part, k.expand(len(inputs.x)))
+            values.append(torch.einsum("sod,nd->sno", draw, phi))
+        difference = values[0] - values[1]
+        difference = difference[..., 0] if difference.shape[-1] == 1 else difference
     elif difference.shape[1] == 1:
         difference = difference[:, 0]
     return Contrast(difference.cpu().numpy())
@@ -74,19 +77,24 @@ def ranking(
 ) -> npt.NDArray[np.float64]:
     """See `MultitaskModel.ranking`."""
     part = model.family(family)
-    inputs, _ = as_inputs(model, x)
-    if len(inputs) != 1:
+    inputs = Inputs.of(model, x)
+    if len(inputs.x) != 1:
         raise ValueError(
-            f"ranking compares tasks at one input, x of shape (1, ...); got {len(inputs)} rows."
+            f"ranking compares tasks at one input, x of shape (1, ...); got {len(inputs.x)} rows."
         )
     if part.sizes.num_outputs > 1:
         raise ValueError("ranking needs one output a task; this family has several.")
     generator = torch.Generator(model.device).manual_seed(seed)
-    with torch.no_grad():
-        phi = model.features(inputs)[0]
-    f = part.weights.draw(num_samples, generator)[:, :, 0] @ phi  # (S, K)
+    K = len(part.tasks)
+    each = dataclasses.replace(
+        inputs,
+        x=inputs.x.expand(K, *inputs.x.shape[1:]),
+        outputs=inputs.outputs.expand(K, *inputs.outputs.shape[1:]),
+    )
+    phi, _ = each.features(model, part, torch.arange(K, device=model.device))  # (K, D)
+    draws = part.weights.draw(num_samples, generator)[:, :, 0]
+    f = torch.einsum("skd,kd->sk", draws, phi)
     rank = f.argsort(dim=1, descending=True).argsort(dim=1)
-    K = rank.shape[1]
     cell = torch.arange(K, device=rank.device) * K + rank
     count = torch.bincount(cell.flatten(), minlength=K * K).reshape(K, K)
     return (count.double() / num_samples).cpu().numpy()

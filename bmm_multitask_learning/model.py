@@ -18,10 +18,10 @@ from .family import Family
 from .insight import Contrast, TaskSummary, contrast, explain_tasks, ranking
 from .likelihoods import Likelihood, Rows
 from .posterior import WeightPosterior
-from .prediction import Prediction, adapt, predict
+from .prediction import Inputs, Prediction, adapt, predict
 from .priors import TaskPrior
 from .sizes import Sizes
-from .statistics import make_blocks
+from .statistics import make_blocks, task_sum
 
 
 @final
@@ -107,45 +107,69 @@ class MultitaskModel(nn.Module):
                 raise ValueError("the data have no rows: give at least one.")
             family.likelihood.check(part.y)
             with torch.no_grad():
-                probe = self.features(part.x[:2].to(device))
+                probe = self.features(part.x[:2].to(device), part.task[:2].to(device), name)
+            words = probe.ndim == 3
             sizes = Sizes(
                 num_tasks=part.num_tasks,
-                num_features=probe.shape[1],
-                num_outputs=family.likelihood.num_outputs(part.y),
+                num_features=probe.shape[-1],
+                num_outputs=family.likelihood.num_outputs(part.y[:, 0] if words else part.y),
                 num_task_features=part.num_task_features,
             )
             features = None if part.task_features is None else part.task_features.to(like)
             family.build(sizes, part.tasks, like, features)
-            family.rows_per_task = tuple(part.rows_per_task.tolist())
+            count = part.rows_per_task
+            if words:
+                count = task_sum(part.observed.sum(1), part.task, part.num_tasks)
+            family.rows_per_task = tuple(count.tolist())
 
-    def features(self, x: Tensor) -> Tensor:
-        r"""$\phi(x)$, (N, D), in the model's dtype."""
+    def features(self, x: Tensor, task: Tensor, name: str | None = None) -> Tensor:
+        r"""$\phi(x)$ as one family sees it, in the model's dtype.
+
+        Args:
+            x: (N, ...) inputs.
+            task: (N,) index of each row's task, K or more for tasks outside the fit.
+            name: of the family, where there are several.
+
+        Returns:
+            (N, D), or (N, W, D) for a family of words.
+        """
+        return self.read(self.family(name), self.outputs(x), x, task)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """What the backbone makes of inputs (N, ...), the same for all families."""
         try:
-            phi = self.backbone(x)
+            return self.backbone(x)
         except RuntimeError as error:
             raise ValueError(
                 f"the backbone {type(self.backbone).__name__} failed on inputs of shape "
                 f"{tuple(x.shape)} and {x.dtype}. Does its input width equal {x.shape[-1]}, and "
                 f"are its parameters {x.dtype}? It said: {error}"
             ) from error
-        if phi.ndim != 2 or len(phi) != len(x):
+
+    def read(self, family: Family, h: Tensor, x: Tensor, task: Tensor) -> Tensor:
+        """The features of one family, (N, D) or (N, W, D), of the backbone's output `h`."""
+        phi = h if family.reader is None else family.reader(h, x, task)
+        of_words = family.reader is not None and phi.ndim == 3
+        if not (phi.ndim == 2 or of_words) or len(phi) != len(x):
             raise ValueError(
                 f"the backbone must return features of shape (N, D) = ({len(x)}, D); got "
-                f"{tuple(phi.shape)}. Flatten or pool its output."
+                f"{tuple(phi.shape)}. Flatten or pool its output, or give the family a reader=."
             )
         return phi.to(self.dtype)
 
-    def latent(self, posterior: WeightPosterior, x: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+    def latent(
+        self, posterior: WeightPosterior, phi: Tensor, x: Tensor, task: Tensor
+    ) -> tuple[Tensor, Tensor]:
         r"""Means and variances (N, C, O) of the latents under C components of q(W).
 
         A code's own variance adds $\sum_d \mathrm{var}(\phi_d)\, E[w_d^2]$.
 
         Args:
             posterior: of the tasks' weights.
+            phi: (N, D) features of the inputs.
             x: (N, ...) inputs.
             task: (N,) index of each row's task in `posterior`.
         """
-        phi = self.features(x)
         mean, variance = posterior.latent(
             phi, make_blocks(task, len(posterior.means), phi.shape[1])
         )
@@ -157,8 +181,14 @@ class MultitaskModel(nn.Module):
 
     def rows(self, name: str, data: TaskData) -> Rows:
         """Features and targets of one family, as its likelihood sees them."""
-        phi = self.features(data.x)
+        phi = self.features(data.x, data.task, name)
         return Rows.from_targets(phi, data.y, data.weight, data.task, data.num_tasks)
+
+    @property
+    def feature_modules(self) -> nn.ModuleList:
+        """The backbone and the families' readers: what turns inputs into features."""
+        readers = [family.reader for family in self.families.values()]
+        return nn.ModuleList([self.backbone, *(r for r in readers if r is not None)])
 
     # ---- the generative model -----------------------------------------------------------------
 
@@ -250,15 +280,32 @@ class MultitaskModel(nn.Module):
     ) -> Prediction:
         """Predictive distribution of the target at each row; see `Prediction`.
 
+        In a family of words each word is a row, text after text.
+
         Args:
-            x: (N, ...) inputs.
+            x: (N, ...) inputs; a list of strings, or of lists of words, where the backbone is a
+                text encoder.
             task: (N,) labels, or one label for all rows. A label outside the fit gets the
                 population's prediction, with one warning.
             family: which family, where there are several.
             task_features: (U, F) of the U unknown tasks in order of first appearance, or a dict by
                 label, where the prior reads them.
         """
-        return predict(self, x, task, family=family, task_features=task_features)
+        inputs = Inputs.of(self, x)
+        return predict(self, inputs, task, family=family, task_features=task_features)
+
+    def predict_all(self, x: Any, tasks: Mapping[str, Any]) -> dict[str, Prediction]:
+        """Predictions of several families at the same inputs, from one pass of the backbone.
+
+        Args:
+            x: as `predict` takes them.
+            tasks: for each family wanted, (N,) labels or one label, as `predict` takes them.
+        """
+        inputs = Inputs.of(self, x)
+        return {
+            name: predict(self, inputs, task, family=name, task_features=None)
+            for name, task in tasks.items()
+        }
 
     def adapt(self, data: TaskData, *, family: str | None = None) -> MultitaskModel:
         """A copy that has also seen `data`: new tasks, or more rows of known ones.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .backbones import find_text_encoder
 from .data import TaskData
-from .likelihoods import Rows
+from .likelihoods import Likelihood, Rows
+from .places import Places
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
 from .roots import Roots
-from .sites import first_factor, refine
+from .sites import amortised_factor, first_factor, refine
 from .statistics import TaskStatistics
 
 if TYPE_CHECKING:
@@ -34,17 +37,20 @@ class Prediction:
 
     For real-valued targets `mean`, `std`, `interval` and `quantile` speak of the target, noise
     included. For classes `mean` is the probability averaged over q(W) — (N,) for Bernoulli, (N, O)
-    for Categorical — and `interval` is a credible interval of the probability itself.
+    for Categorical and Ordinal — and `interval` is a credible interval of the probability itself.
 
     The O axis is dropped where O = 1.
     """
 
     known: Any
     """(N,) False for rows of tasks outside the fit."""
+    words: Places | None
+    """In a family of words: the text and the place of each row."""
     _log_weights: Tensor
     _law: Distribution
     _latent: tuple[Tensor, Tensor, Tensor]
-    _classes: bool
+    _probability: Callable[[Tensor], Tensor] | None
+    """Of classes at latents (..., O); None where targets are no classes."""
     _numpy: bool
 
     @property
@@ -56,7 +62,7 @@ class Prediction:
     def std(self) -> Any:
         """Standard deviation of the target, noise included, (N,) or (N, O)."""
         mean = self._mean()
-        if self._classes:
+        if self._probability is not None:
             return self._out((mean * (1 - mean)).sqrt())
         component = self._law.mean
         square = self._law.variance + (component - mean[:, None]).square()
@@ -91,8 +97,14 @@ class Prediction:
         return self._out(self._quantile(level))
 
     def log_prob(self, y: Any) -> Any:
-        """Log predictive density or mass of targets (N,) or (N, O); NaN where y is NaN."""
+        """Log predictive density or mass of targets (N,) or (N, O); NaN where y is NaN.
+
+        In a family of words, targets may be (texts, W) as in the fit; the result has a value a
+        word.
+        """
         y = torch.as_tensor(np.asarray(y) if self._numpy else y).to(self._log_weights)
+        if self.words is not None and y.ndim == 2:
+            y = self.words.among(y)
         missing = y.isnan()
         safe = torch.where(missing, 0.0, y)
         single = y.ndim == 1
@@ -131,8 +143,8 @@ class Prediction:
         return torch.einsum("nj,njo->no", self._log_weights.exp(), value)
 
     def _quantile(self, level: float) -> Tensor:
-        if self._classes:
-            return self._probability_quantile(level)
+        if self._probability is not None:
+            return self._probability_quantile(level, self._probability)
         spread = 40 * self._law.stddev
         lower = (self._law.mean - spread).amin(1)
         upper = (self._law.mean + spread).amax(1)
@@ -146,12 +158,14 @@ class Prediction:
         support = self._law.support
         return value.round() if support is not None and support.is_discrete else value
 
-    def _probability_quantile(self, level: float) -> Tensor:
+    def _probability_quantile(
+        self, level: float, probability: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         weight, mean, variance = self._latent
         std = variance.sqrt()
-        if mean.shape[-1] > 1 and isinstance(self._law, torch.distributions.Categorical):
+        if isinstance(self._law, torch.distributions.Categorical):
             draws = _latent_draws(weight, mean, std)  # (S, N, O)
-            return torch.quantile(draws.softmax(-1), level, dim=0)
+            return torch.quantile(probability(draws), level, dim=0)
         normal = torch.distributions.Normal(mean, std.clamp(min=1e-12), validate_args=False)
         lower, upper = (mean - 40 * std).amin(1), (mean + 40 * std).amax(1)
         latent = _bisect(
@@ -160,7 +174,7 @@ class Prediction:
             lower,
             upper,
         )
-        return latent.sigmoid()
+        return probability(latent)
 
     def _out(self, value: Tensor, drop: int = 0) -> Any:
         axis = value.ndim - 1 - drop
@@ -195,20 +209,72 @@ def _cuda(value: Tensor) -> list[torch.device]:
 # ---- from a model ----------------------------------------------------------------------------
 
 
-def as_inputs(model: MultitaskModel, x: Any) -> tuple[Tensor, bool]:
-    """Inputs as a tensor where the model lies, and whether they were not tensors."""
-    tensor = isinstance(x, Tensor)
-    value = x if tensor else torch.as_tensor(np.asarray(x, dtype=np.float64))
-    if value.ndim < 2:
-        raise ValueError(
-            f"x must have shape (N, ...) with one row per observation; got {tuple(value.shape)}. "
-            "For one row use x[None, :]."
-        )
-    if not value.is_floating_point():
-        value = value.to(torch.float64)
-    if not bool(torch.isfinite(value).all()):
-        raise ValueError("x has NaN or infinite entries. Impute or drop them before predicting.")
-    return value.to(model.device), not tensor
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Inputs of predictions, and what the backbone makes of them.
+
+    Args:
+        x: (N, ...) inputs where the model lies.
+        outputs: of the backbone, the same for all families.
+        numpy: whether they came as something else than a tensor, and predictions are NumPy arrays.
+    """
+
+    x: Tensor
+    outputs: Tensor
+    numpy: bool
+
+    @classmethod
+    def of(cls, model: MultitaskModel, x: Any) -> Inputs:
+        """Checked inputs, the backbone run on them."""
+        tensor = isinstance(x, Tensor)
+        value = x if tensor else _as_tensor(model, x)
+        if value.ndim < 2:
+            raise ValueError(
+                "x must have shape (N, ...) with one row per observation; got "
+                f"{tuple(value.shape)}. For one row use x[None, :]."
+            )
+        if len(value) == 0:
+            raise ValueError("x has no rows: give at least one.")
+        if value.ndim == 2 and not value.is_floating_point():
+            value = value.to(torch.float64)
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                "x has NaN or infinite entries. Impute or drop them before predicting."
+            )
+        value = value.to(model.device)
+        with torch.no_grad():
+            return cls(value, model.outputs(value), not tensor)
+
+    def features(
+        self, model: MultitaskModel, part: Family, task: Tensor
+    ) -> tuple[Tensor, Places | None]:
+        """Features (M, D) of the rows; where inputs hold words, which word each of them is."""
+        with torch.no_grad():
+            phi = model.read(part, self.outputs, self.x, task)
+        _check_width(part, phi)
+        if phi.ndim == 2:
+            return phi, None
+        words = Places.of(phi)
+        return words.among(phi), words
+
+
+def _as_tensor(model: MultitaskModel, x: Any) -> Tensor:
+    """Texts as tokens, where the backbone makes any; everything else as float64."""
+    if isinstance(x, list | tuple) and x and _is_text(x[0]):
+        encoder = find_text_encoder(model.backbone)
+        if encoder is None:
+            raise TypeError(
+                "x holds texts, and this model's backbone is no text encoder. Give numbers, or "
+                "fit a model with backbone=SentenceEncoder.from_pretrained(...)."
+            )
+        return encoder.tokens(x)
+    return torch.as_tensor(np.array(x, dtype=np.float64))  # a frame's own array is read-only
+
+
+def _is_text(first: Any) -> bool:
+    """Whether it is a string, or a list of words."""
+    words = isinstance(first, list | tuple) and len(first) > 0 and isinstance(first[0], str)
+    return words or isinstance(first, str)
 
 
 def as_task_labels(task: Any, num_rows: int) -> list[Hashable]:
@@ -225,12 +291,11 @@ def as_task_labels(task: Any, num_rows: int) -> list[Hashable]:
 
 
 def predict(
-    model: MultitaskModel, x: Any, task: Any, *, family: str | None, task_features: Any
+    model: MultitaskModel, inputs: Inputs, task: Any, *, family: str | None, task_features: Any
 ) -> Prediction:
     """See `MultitaskModel.predict`."""
     part = model.family(family)
-    inputs, as_numpy = as_inputs(model, x)
-    labels = as_task_labels(task, len(inputs))
+    labels = as_task_labels(task, len(inputs.x))
     index = part.index_of(labels).to(model.device)
     unknown = list(
         dict.fromkeys(label for label, i in zip(labels, index.tolist(), strict=True) if i < 0)
@@ -255,30 +320,37 @@ def predict(
         )
     else:
         full = index
+    phi, words = inputs.features(model, part, full)
+    if words is not None:
+        full, index = full[words.text], index[words.text]
     with torch.no_grad():
-        _check_width(model, part, inputs)
-        mean, variance = model.latent(posterior, inputs, full)
+        mean, variance = model.latent(posterior, phi, inputs.x, full)
         log_weights = posterior.log_weights[full]
         mixture, law = part.likelihood.predictive(log_weights, mean, variance, index)
     known = index >= 0
     return Prediction(
-        known=known.cpu().numpy() if as_numpy else known,
+        known=known.cpu().numpy() if inputs.numpy else known,
+        words=words,
         _log_weights=mixture,
         _law=law,
         _latent=(log_weights.exp(), mean, variance),
-        _classes=part.likelihood.classes,
-        _numpy=as_numpy,
+        _probability=_class_probability(part.likelihood),
+        _numpy=inputs.numpy,
     )
 
 
-def _check_width(model: MultitaskModel, part: Family, inputs: Tensor) -> None:
-    if len(inputs) == 0:
-        raise ValueError("x has no rows: give at least one.")
-    width = model.features(inputs[:2]).shape[1]
-    if width != part.sizes.num_features:
+def _class_probability(likelihood: Likelihood) -> Callable[[Tensor], Tensor] | None:
+    """Probabilities of classes at the present hyperparameters, which a later fit leaves alone."""
+    if not likelihood.classes:
+        return None
+    return functools.partial(likelihood.probability, theta=likelihood.eta)
+
+
+def _check_width(part: Family, phi: Tensor) -> None:
+    if phi.shape[-1] != part.sizes.num_features:
         raise ValueError(
-            f"x must give {part.sizes.num_features} features, as in the fit; got {width}. Are the "
-            "columns the same, in the same order?"
+            f"x must give {part.sizes.num_features} features, as in the fit; got "
+            f"{phi.shape[-1]}. Are the columns the same, in the same order?"
         )
 
 
@@ -351,10 +423,11 @@ def adapt(model: MultitaskModel, data: TaskData, *, family: str | None) -> Multi
     tasks = part.tasks + tuple(fresh)
     place = {label: i for i, label in enumerate(tasks)}
     task = torch.tensor([place[label] for label in data.tasks], device=model.device)[data.task]
-    _grow(target, tasks, task)
     with torch.no_grad():
-        _check_width(model, part, data.x)
-        rows = Rows.from_targets(result.features(data.x), data.y, data.weight, task, len(tasks))
+        phi = model.read(part, model.outputs(data.x), data.x, task)
+        _check_width(part, phi)
+        rows = Rows.from_targets(phi, data.y, data.weight, task, len(tasks))
+        _grow(target, tasks, rows.task if phi.ndim == 3 else task)
         _add_rows(target, rows, target.weights, newcomers)
     return result
 
@@ -383,9 +456,11 @@ def _add_rows(
         return concatenate(posterior, prior.condense(newcomers.condition(statistics[K:])))
 
     # the rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments
-    statistics = refine(
-        condition, likelihood, rows, first_factor(likelihood, rows, likelihood.eta)
-    )
+    if prior.classifier is not None:
+        statistics = amortised_factor(prior, likelihood, rows)
+    else:
+        first = first_factor(likelihood, rows, likelihood.eta)
+        statistics = refine(condition, likelihood, rows, first)
     posterior = condition(statistics)
     old = prior.information
     new = own_information(statistics, posterior)

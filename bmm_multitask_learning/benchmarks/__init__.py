@@ -15,6 +15,7 @@ from .rotated_mnist import ROTATED_MNIST
 from .sarcos import SARCOS
 from .school import SCHOOL
 from .sentiment import SENTIMENT
+from .texts import TEXTS
 from .unrelated import UNRELATED
 from .yeast import YEAST
 
@@ -29,6 +30,7 @@ __all__ = [
     "SARCOS",
     "SCHOOL",
     "SENTIMENT",
+    "TEXTS",
     "UNRELATED",
     "YEAST",
     "Forecast",

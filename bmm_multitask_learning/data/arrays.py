@@ -136,7 +136,10 @@ def check_finite(
 def as_inputs(x: ArrayLike, columns: Sequence[str] | None = None) -> Tensor:
     """(N, ...) checked inputs; see `TaskData` for what is accepted."""
     advice = "Encode text and categories first, e.g. by pandas.get_dummies or an embedding."
-    value = as_tensor(x, "x", advice)
+    if isinstance(x, Tensor) and x.ndim > 2 and x.dtype in (torch.int32, torch.int64):
+        value = x  # tokens: a backbone embeds them
+    else:
+        value = as_tensor(x, "x", advice)
     if value.ndim < 2:
         hint = " For one feature pass x[:, None]." if value.ndim == 1 else ""
         raise ValueError(f"x must have shape (N, D) or more axes; got {tuple(value.shape)}.{hint}")
@@ -152,13 +155,14 @@ def as_inputs(x: ArrayLike, columns: Sequence[str] | None = None) -> Tensor:
     return value
 
 
-def as_targets(y: ArrayLike, like: Tensor) -> Tensor:
-    """(N,) or (N, O) targets, NaN where not observed, in the dtype and place of ``like``."""
+def as_targets(y: ArrayLike, x: Tensor) -> Tensor:
+    """(N,) or (N, O) targets, NaN where not observed, in the dtype of ``x`` if it has decimals."""
     advice = "Encode labels as numbers, or use MultitaskClassifier, which does."
-    value = as_tensor(y, "y", advice).to(like)
+    dtype = x.dtype if x.is_floating_point() else torch.float64
+    value = as_tensor(y, "y", advice).to(x.device, dtype)
     if value.ndim not in (1, 2) or (value.ndim == 2 and value.shape[1] == 0):
         raise ValueError(f"y must have shape (N,) or (N, O); got {tuple(value.shape)}.")
-    _check_rows(value, "y", like.shape[0])
+    _check_rows(value, "y", len(x))
     check_finite(value, "y", "Mark a target that was not observed as NaN.", nan=True)
     return value
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .arrays import ArrayLike, as_inputs, as_names, column_names
 from .labels import as_labels, find, row_numbers
-from .sampling import Batch
+from .samplers import Batch
 
 
 class LongForm:
@@ -210,13 +210,13 @@ class LongForm:
         floats = {
             name: None if value is None else value.to(device=device, dtype=dtype)
             for name, value in (
-                ("x", self.x),
                 ("y", self.y),
                 ("weight", self.weight),
                 ("task_features", self.task_features),
             )
         }
-        return self._replace(task=self.task.to(device=device), **floats)
+        x = self.x.to(device=device, dtype=dtype if self.x.is_floating_point() else None)
+        return self._replace(x=x, task=self.task.to(device=device), **floats)
 
 
 def _count(number: int, noun: str) -> str:

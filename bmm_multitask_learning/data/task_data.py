@@ -12,15 +12,8 @@ from . import construction
 from .arrays import ArrayLike, as_inputs, as_names, as_targets, as_weight, column_names
 from .labels import as_labels, as_task_features, as_tasks, index_rows, shown
 from .long_form import LongForm
-from .sampling import (
-    Batch,
-    check_fraction,
-    fold_rows,
-    resolve_temperature,
-    shuffled_pass,
-    split_rows,
-    tempered_draws,
-)
+from .samplers import Batch, RowsByTask, Sampler, as_sampler
+from .sampling import check_fraction, fold_rows, split_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +28,11 @@ class TaskData(LongForm):
 
     Args:
         x: (N, D) or (N, ...) finite numbers: array, tensor, nested list or frame. A floating
-            tensor keeps its dtype; everything else becomes float64.
-        y: (N,) or (N, O) targets in the dtype of x; NaN means "not observed".
+            tensor keeps its dtype, and so does an int32 or int64 tensor of three or more axes,
+            which is for backbones that embed, such as text encoders; everything else becomes
+            float64.
+        y: (N,) or (N, O) targets in the dtype of x, float64 where x holds integers; NaN means
+            "not observed".
         task: (N,) integer or string labels.
         task_features: (K, F) features of the tasks in the order of ``tasks``, or a mapping from
             label to row, or a frame indexed by label.
@@ -95,14 +91,14 @@ class TaskData(LongForm):
             )
         self.tasks = as_tasks(tasks, labels)
         self.task = index_rows(labels, self.tasks).to(self.x.device)
-        self.weight = None if weight is None else as_weight(weight, self.x)
+        self.weight = None if weight is None else as_weight(weight, self.y)
         self.feature_names = as_names(feature_names, self.x.shape[1], "feature_names")
         if target_names is None:
             target_names = column_names(y)
         self.target_names = as_names(target_names, self.num_outputs, "target_names")
         self.task_features = None
         if task_features is not None:
-            self.task_features = as_task_features(task_features, self.tasks, self.x)
+            self.task_features = as_task_features(task_features, self.tasks, self.y)
             if task_feature_names is None and not isinstance(task_features, Mapping):
                 task_feature_names = column_names(task_features)
         self.task_feature_names = as_names(
@@ -385,22 +381,26 @@ class TaskData(LongForm):
         batch_size: int,
         *,
         generator: torch.Generator,
-        sampling: Literal["proportional", "uniform"] | float = "proportional",
+        sampling: Sampler | Literal["proportional", "uniform"] | float = "proportional",
+        step: int = 0,
     ) -> Iterator[Batch]:
         """One epoch of minibatches with E[Σ_b scale_b ℓ_b] = Σ_n ℓ_n for any ℓ.
 
         A task is drawn with p_k ∝ n_k^t. For t = 1, "proportional", the epoch is one shuffled pass
         in which each row comes once, and scale = N/B. For t < 1 small tasks come more often: rows
         are drawn with replacement, a task by p_k and a row of it uniformly, scale = n_k/(B p_k).
-        Row weights are no part of the scale.
+        Other ways to draw are samplers: `Annealed`, `RoundRobin`, `Resampled`, or your own. Row
+        weights are no part of the scale.
 
         Args:
             batch_size: B, rows of a batch; the last of a shuffled pass may have fewer.
             generator: Source of the draws.
-            sampling: "proportional" (t = 1), "uniform" (t = 0) or the temperature t in [0, 1].
+            sampling: "proportional" (t = 1), "uniform" (t = 0), the temperature t in [0, 1], or a
+                `Sampler`.
+            step: Batches drawn in epochs before this one, for samplers that change as they go.
 
         Returns:
-            An iterator over ⌈N/B⌉ batches.
+            An iterator over ⌈N/B⌉ batches, or as many as the sampler says.
 
         Raises:
             ValueError: Where ``batch_size`` or ``sampling`` is out of range.
@@ -411,12 +411,11 @@ class TaskData(LongForm):
             >>> [len(batch.index) for batch in epoch]
             [2, 2, 1]
         """
-        temperature = resolve_temperature(sampling)
+        sampler = as_sampler(sampling)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
         if self.num_rows == 0:
             raise ValueError("batches needs at least one row; got none.")
         size = min(int(batch_size), self.num_rows)
-        if temperature == 1.0:
-            return shuffled_pass(self.num_rows, size, generator, self.x)
-        return tempered_draws(self.order, self.rows_per_task, size, generator, self.x, temperature)
+        rows = RowsByTask(self.order, self.rows_per_task, self.y)
+        return sampler.batches(rows, size, generator, step)

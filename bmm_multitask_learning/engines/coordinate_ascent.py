@@ -83,9 +83,11 @@ class CoordinateAscent:
         """Fit a built model in place."""
         if isinstance(model.backbone, LatentEncoder):
             raise TypeError("CoordinateAscent draws no codes for a LatentEncoder; use SVI().")
-        for name in model.families:
-            quadratic(model[name])
-        if any(p.requires_grad for p in model.backbone.parameters()):
+        for family in model.families.values():
+            quadratic(family)
+            if family.prior.amortised is not None:
+                raise TypeError("CoordinateAscent trains no amortised classifier; use SVI().")
+        if any(p.requires_grad for p in model.feature_modules.parameters()):
             return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():
             results = [
@@ -279,7 +281,8 @@ class Ascent:
         except (LinAlgError, ValueError):
             # a step so far that a covariance is no longer one, in floating point
             bound = float("-inf")
-        if bound >= reached[-1]:
+        # what gains more than the bound's own size is rounding, at scales of 1e±16
+        if 0 <= bound - reached[-1] <= max(1.0, abs(reached[-1])):
             return [*reached, bound]
         self.restore(plain)
         return reached
@@ -359,7 +362,7 @@ def _train_backbone(
     model: MultitaskModel, data: Mapping[str, TaskData], ascents: Mapping[str, Ascent], steps: int
 ) -> None:
     """L-BFGS up the bound in the backbone's parameters, everything else fixed."""
-    parameters = [p for p in model.backbone.parameters() if p.requires_grad]
+    parameters = [p for p in model.feature_modules.parameters() if p.requires_grad]
     optimiser = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe")
     scale = sum(part.num_rows for part in data.values())
 

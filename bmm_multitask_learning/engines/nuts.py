@@ -81,7 +81,7 @@ class NUTS:
         progress: bool,
     ) -> FitResult:
         """Fit a built model in place."""
-        if any(p.requires_grad for p in model.backbone.parameters()):
+        if any(p.requires_grad for p in model.feature_modules.parameters()):
             raise TypeError(
                 "NUTS samples hyperparameters and weights, not a backbone: freeze its parameters "
                 "(requires_grad_(False)) or use engine=SVI()."

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..hyperparameters import Eta, ProbabilisticModule
+from ..places import Places
 from ..posterior import WeightPosterior
 from ..precision import Precision, RowPrecision
 from ..sizes import Sizes
@@ -53,7 +54,14 @@ class Rows:
         num_tasks: int,
         blocks: RowBlocks | None = None,
     ) -> Rows:
-        """NaN in `y` (N,) or (N, T) means "not observed"; `blocks` of the same rows are reused."""
+        """NaN in `y` (N,) or (N, T) means "not observed"; `blocks` of the same rows are reused.
+
+        Features (N, W, D) are those of words, with targets (N, W): each word with one is a row.
+        """
+        if phi.ndim == 3:
+            words = Places.labelled(phi, y)
+            phi, y, task = words.among(phi), words.among(y), task[words.text]
+            weight = None if weight is None else weight[words.text]
         y = (y[:, None] if y.ndim == 1 else y).to(phi.dtype)
         observed = ~y.isnan()
         w = observed.to(phi.dtype) if weight is None else observed * weight.to(phi.dtype)[:, None]
@@ -140,6 +148,10 @@ class Likelihood(ProbabilisticModule):
             task: (N,) task index of each row; -1 for a task outside the fit.
             theta: hyperparameters.
         """
+
+    def probability(self, f: Tensor, theta: Eta) -> Tensor:
+        """Probabilities of the classes at latents f (..., O), where targets are classes."""
+        raise NotImplementedError(f"{type(self).__name__} is no likelihood of classes.")
 
     def log_prob(self, rows: Rows, f: Tensor, theta: Eta) -> Tensor:
         """Weighted log likelihood of each row at latents f (N, J, O), (N, J)."""
