@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from bmm_multitask_learning import (
     SVI,
     Bernoulli,
+    Categorical,
     Family,
     Gaussian,
     MultitaskModel,
@@ -33,7 +35,7 @@ from bmm_multitask_learning.affinity.evidence import (
 )
 from bmm_multitask_learning.affinity.result import TaskAffinity, average_linkage
 from bmm_multitask_learning.affinity.task_affinity import task_statistics
-from bmm_multitask_learning.backbones import MLP
+from bmm_multitask_learning.backbones import MLP, Pooled, Words
 from bmm_multitask_learning.benchmarks import Forecast, Problem, Rows
 from bmm_multitask_learning.benchmarks.affinity import Gains, in_row_space, score
 
@@ -400,6 +402,34 @@ def test_families_are_tasks():
     assert inner.matrix.diagonal() == pytest.approx(1)
     with pytest.raises(ValueError, match="say which with family="):
         task_affinity(model, data)
+
+
+def test_families_of_sentences_and_of_words_are_tasks():
+    class Letters(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.states = torch.nn.Embedding(6, 3, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.states(x[:, 0].clamp(min=0).long())
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(6, (8, 4), generator=generator, dtype=torch.int32)
+    x = torch.stack([ids, torch.arange(4, dtype=torch.int32).expand(8, 4)], 1)
+    word = (ids % 2).double()  # odd letters are names, and sentences are of the first letter
+    task = ["a", "b"] * 4
+    data = {"mood": TaskData(x, word[:, 0], task), "names": TaskData(x, word, task)}
+    prior = partial(SharedGaussian, "isotropic")
+    families = {
+        "mood": Family(prior(), Bernoulli(), reader=Pooled("cls", constant=True)),
+        "names": Family(prior(), Categorical(2), reader=Words(constant=True)),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = MultitaskModel(backbone=Letters(), families=families)
+    matrix = task_affinity(model, data, "lookahead", steps=3, progress=False).matrix
+    assert matrix[1, 0] > 0  # every word's letter is told from, the first one's too
+    assert matrix.diagonal().min() > 0
 
 
 def test_groups_and_ranking_of_a_matrix():

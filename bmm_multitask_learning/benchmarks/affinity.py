@@ -28,7 +28,7 @@ tasks of `SharedGaussian("isotropic")`, and each kind alone by the same prior; a
 what its two kinds' standard test rows gain in log density (nats a row) and in accuracy, their
 mean. An affinity sees train rows alone: `evidence` of `SharedGaussian("isotropic")` on all 16,
 `lookahead` and `gradient` for 20 steps of an MLP with {HIDDEN} hidden units. Baselines: the
-cosine of the weights of separate models, that of the kinds' mean embeddings, and a random order.
+cosine of the weights of separate models, that of the kinds' mean embeddings, and one random order.
 Shown are the mean gains of the {CHOSEN} pairs ranked highest and of the {CHOSEN} ranked lowest,
 their difference, and Spearman's rank correlation over all 120 pairs with the gain in log
 density.
