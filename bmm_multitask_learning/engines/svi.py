@@ -139,7 +139,10 @@ class SVI:
             with torch.no_grad():
                 sites = {
                     name: start_sites(
-                        model[name], model.rows(name, part), generator, progress=progress
+                        model[name],
+                        model.rows(name, part, shared=True),
+                        generator,
+                        progress=progress,
                     )
                     for name, part in data.items()
                 }
