@@ -6,13 +6,10 @@ processes what they add up over rows. Without one, everything here leaves its ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
-if TYPE_CHECKING:
-    from .data import TaskData
+from .data import Batch, TaskData
 
 
 def num_processes() -> int:
@@ -48,9 +45,23 @@ def share(data: TaskData) -> TaskData:
     return data.rows(slice(first, last))
 
 
+def standing_for_all(data: TaskData) -> TaskData:
+    """A share with weights such that the mean over processes is the sum over all rows."""
+    count = num_processes()
+    if count == 1:
+        return data
+    every = torch.arange(data.num_rows, device=data.device)
+    return data.batch(Batch(every, data.y.new_full((data.num_rows,), count)))
+
+
 def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum over processes; without a gradient."""
     return _reduced(value, distributed.ReduceOp.SUM)
+
+
+def all_reduce_mean(value: Tensor) -> Tensor:
+    """The mean over processes; without a gradient."""
+    return value if num_processes() == 1 else all_reduce_sum(value) / num_processes()
 
 
 def all_reduce_max(value: Tensor) -> Tensor:
@@ -65,6 +76,19 @@ def sum_before(value: Tensor) -> Tensor:
     parts = [torch.empty_like(value) for _ in range(num_processes())]
     distributed.all_gather(parts, value.contiguous())
     return torch.stack(parts)[: process()].sum(0)
+
+
+def broadcast(module: nn.Module) -> None:
+    """Parameters and buffers of the first process into those of all."""
+    if num_processes() > 1:
+        for value in module.state_dict().values():
+            distributed.broadcast(value, 0)
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if num_processes() > 1:
+        distributed.barrier()
 
 
 def _reduced(value: Tensor, operation: distributed.ReduceOp.RedOpType) -> Tensor:
