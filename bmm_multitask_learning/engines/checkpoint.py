@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..data import TaskData
+from ..processes import all_reduce_max, process, wait_for_all
 from .callbacks import Callback
 from .training import State, Training
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..model import MultitaskModel
     from .svi import SVI
 
-FILE = "checkpoint.safetensors"
 # What of `SVI` says how a fit is watched, not what it finds.
 _WATCHING = ("callbacks", "checkpoint")
 
@@ -68,7 +68,9 @@ class Keeper(Callback):
 
     def __init__(self, checkpoint: Checkpoint, identity: dict[str, Any]) -> None:
         self.every = checkpoint.every
-        self.file = Path(checkpoint.folder) / FILE
+        # every process has rows, batches and dropout of its own
+        number = f"-{process()}" if process() else ""
+        self.file = Path(checkpoint.folder) / f"checkpoint{number}.safetensors"
         # what JSON makes of it, to be compared with what is read
         self.identity = json.loads(json.dumps(identity))
 
@@ -76,10 +78,19 @@ class Keeper(Callback):
         """The state in the file, if there is one.
 
         Raises:
-            ValueError: where the file is of another fit, or no checkpoint.
+            ValueError: where the file is of another fit, or no checkpoint, or where processes
+                have files of different steps.
         """
-        if not self.file.exists():
-            return None
+        state = self._read(device) if self.file.exists() else None
+        step = torch.tensor(0 if state is None else state.values["step"], device=device)
+        if int(all_reduce_max(step)) != -int(all_reduce_max(-step)):
+            raise ValueError(
+                f"{self.file} is of step {int(step)} (0: there is none); another process has that "
+                "of another step. Remove the checkpoints of all to start anew."
+            )
+        return state
+
+    def _read(self, device: torch.device) -> State:
         try:
             with safe_open(self.file, framework="pt", device=str(device)) as stored:
                 header = json.loads(stored.metadata()["fit"])
@@ -114,6 +125,7 @@ class Keeper(Callback):
         }
         partial = self.file.with_suffix(".part")
         save_file(tensors, partial, metadata={"fit": json.dumps(header)})
+        wait_for_all()
         partial.replace(self.file)
 
 

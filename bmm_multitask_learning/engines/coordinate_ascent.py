@@ -91,7 +91,9 @@ class CoordinateAscent:
             return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():
             results = [
-                self.fit_family(model[name], model.rows(name, part), generator, progress=progress)
+                self.fit_family(
+                    model[name], model.rows(name, part, shared=True), generator, progress=progress
+                )
                 for name, part in data.items()
             ]
         return _combine(results)

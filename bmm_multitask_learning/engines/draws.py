@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ..processes import process
 from .snapshots import part_of
 
 
@@ -21,13 +22,13 @@ class Draws:
 
     Args:
         device: of the model.
-        seed: of the fit; dropout's own follows from it.
+        seed: of the fit; dropout's own follows from it, another in every process.
     """
 
     def __init__(self, device: torch.device, seed: int) -> None:
         self._devices = [device] if device.type == "cuda" else []
         self._now = self._after = self._read()
-        torch.manual_seed((seed + 1) % 2**63)
+        torch.manual_seed((seed + 1 + process()) % 2**63)
 
     @contextmanager
     def again(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, final
 import torch
 
 from ..data import TaskData
+from ..processes import broadcast
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Keeper, identity_of
 from .optimiser import Grouping
@@ -126,6 +127,7 @@ class SVI:
     ) -> FitResult:
         """Fit a built model in place."""
         self._check_precision(model)
+        broadcast(model.feature_modules)
         keeper = None
         if self.checkpoint is not None:
             keeper = Keeper(self.checkpoint, identity_of(self, model, data, generator))
@@ -139,7 +141,10 @@ class SVI:
             with torch.no_grad():
                 sites = {
                     name: start_sites(
-                        model[name], model.rows(name, part), generator, progress=progress
+                        model[name],
+                        model.rows(name, part, shared=True),
+                        generator,
+                        progress=progress,
                     )
                     for name, part in data.items()
                 }

@@ -15,6 +15,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, no
 from tqdm import tqdm
 
 from ..data import TaskData
+from ..processes import all_reduce_max, all_reduce_mean, num_processes, standing_for_all
 from ..sites import mean_factor
 from ..statistics import TaskStatistics
 from .batches import BatchStream
@@ -86,7 +87,8 @@ class Training:
         )
         self._elbo = TraceMeanField_ELBO(num_particles=settings.num_particles)
         self._streams = {
-            name: BatchStream(part, settings.batch_size, generator) for name, part in data.items()
+            name: BatchStream(standing_for_all(part), settings.batch_size, generator)
+            for name, part in data.items()
         }
         self._stopper = EarlyStopping(settings.patience)
         self._stopped = False
@@ -181,6 +183,9 @@ class Training:
             losses.append(loss.detach())
             factors.append(program.factors())
         self.draws.advance()
+        for parameter in program.gradient_parameters():
+            if parameter.grad is not None:
+                parameter.grad = all_reduce_mean(parameter.grad)
         self._scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(
             program.gradient_parameters(), _MAX_GRADIENT * program.num_rows
@@ -192,9 +197,9 @@ class Training:
                 parameter.grad = torch.where(finite, parameter.grad, 0.0)
         self._scaler.step(self.optimiser)
         self._scaler.update()
-        seen = {name: mean_factor([part[name] for part in factors]) for name in factors[0]}
+        seen = {name: _mean_of_all([part[name] for part in factors]) for name in factors[0]}
         program.move_sites(seen, self._site_rate())
-        return torch.stack(losses).mean()
+        return all_reduce_mean(torch.stack(losses).mean())
 
     def _loss(self) -> Tensor:
         with pyro.validation_enabled(is_validate=False), warnings.catch_warnings():
@@ -207,6 +212,7 @@ class Training:
         if self.settings.batch_size is None:
             return 1.0 if self.program.exact else 0.5
         joint = self.settings.batch_size * self.settings.accumulate * len(self.data)
+        joint *= num_processes()
         epoch = max(1.0, self.program.num_rows / joint)
         return (1 + epoch + self.step) ** -0.75 if epoch > 1 else 0.5
 
@@ -214,7 +220,8 @@ class Training:
         """Steps in which every row of every family is seen."""
         sizes = [part.num_rows for part in self.data.values()]
         batch = (self.settings.batch_size or max(sizes)) * self.settings.accumulate
-        return max(math.ceil(n / batch) for n in sizes)
+        steps = max(math.ceil(n / batch) for n in sizes)
+        return int(all_reduce_max(torch.tensor(steps, device=self.program.network.device)))
 
     # ---- going on -----------------------------------------------------------------------------
 
@@ -280,6 +287,14 @@ class Training:
             [rate, group["weight_decay"], sum(p.numel() for p in group["params"])]
             for rate, group in zip(self._rates, self.optimiser.param_groups, strict=True)
         ]
+
+
+def _mean_of_all(parts: Sequence[TaskStatistics]) -> TaskStatistics:
+    """The mean of the factors of a step's batches, in all processes."""
+    mean = mean_factor(parts)
+    if num_processes() == 1:
+        return mean
+    return TaskStatistics(*(all_reduce_mean(t) for t in (mean.A, mean.b, mean.c, mean.rows)))
 
 
 def _decayed(done: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast, final
@@ -18,6 +19,7 @@ from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..places import joined
 from ..posterior import WeightPosterior
+from ..processes import all_reduce_sum
 from ..sites import (
     amortised_factor,
     blend,
@@ -67,7 +69,8 @@ class VariationalProgram:
                 for name, family in model.families.items()
             }
         )
-        self.num_rows = sum(part.num_rows for part in data.values())
+        own = torch.tensor(sum(part.num_rows for part in data.values()), device=model.device)
+        self.num_rows = int(all_reduce_sum(own))
         self.exact = all(family.likelihood.exact for family in model.families.values())
         self.batch: dict[str, Rows] = {}
         self._last: dict[str, TaskData] = {}
@@ -84,8 +87,15 @@ class VariationalProgram:
         """The guides of the families by name."""
         return cast(dict[str, FamilyGuide], dict(self.guide_modules.items()))
 
-    def load(self, batch: Mapping[str, TaskData]) -> None:
-        """Run the backbone, once for all families, on the rows that the next step uses."""
+    def load(self, batch: Mapping[str, TaskData], *, shared: bool = False) -> None:
+        """Run the backbone, once for all families, on the rows that the next step uses.
+
+        Args:
+            batch: rows of each family.
+            shared: whether they are this process's share of all rows, see `Rows`. Those of a step
+                are not: each process makes its own estimate of the bound, and gradients are
+                averaged.
+        """
         same = all(part is self._last.get(name) for name, part in batch.items())
         if same and self.fixed_features:
             return
@@ -100,9 +110,8 @@ class VariationalProgram:
             # all rows come again at every step: their layout by task stays
             again = part is self._last.get(name)
             blocks = self.batch[name].blocks if again else None
-            rows = self.batch[name] = Rows.from_targets(
-                phi, part.y, part.weight, part.task, part.num_tasks, blocks
-            )
+            rows = Rows.from_targets(phi, part.y, part.weight, part.task, part.num_tasks, blocks)
+            rows = self.batch[name] = dataclasses.replace(rows, shared=shared)
             likelihood = self.network[name].likelihood
             if isinstance(likelihood, QuadraticLikelihood) and likelihood.exact:
                 self._summaries[name] = likelihood.summarise(rows)
@@ -171,7 +180,7 @@ class VariationalProgram:
             factor = family.prior.reduce(self._factor(name, theta))
             return posterior.expected_log_factor(factor, posterior.trace(factor)).sum()
         moments = self._moments[name] = latent_moments(family.prior.expand(posterior), rows)
-        return expected_log_prob(family.likelihood, rows, *moments, theta).sum()
+        return rows.sum(expected_log_prob(family.likelihood, rows, *moments, theta))
 
     @torch.no_grad()
     def factors(self) -> dict[str, TaskStatistics]:
@@ -240,6 +249,8 @@ class VariationalProgram:
             observed = ~values.isnan().all(-1)
             total, count = total + float(values.nansum()), count + int(observed.sum())
         self.network.feature_modules.train(not self.fixed_features)
+        sums = torch.tensor([total, count], dtype=torch.float64, device=self.network.device)
+        total, count = all_reduce_sum(sums).tolist()
         return total / max(count, 1)
 
     def publish(self) -> None:
@@ -299,13 +310,13 @@ class VariationalProgram:
         self.publish()
         with pyro.validation_enabled(is_validate=False):
             if self.encoder is None:
-                self.load(data)
+                self.load(data, shared=True)
                 elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
                 return -float(elbo.loss(self.model, self.guide))
             self.encoder.train()  # a code is drawn anew for each particle
             losses = []
             for _ in range(_FINAL_PARTICLES):
-                self.load(data)
+                self.load(data, shared=True)
                 losses.append(TraceMeanField_ELBO().loss(self.model, self.guide))
             self.encoder.eval()
             return -float(torch.tensor(losses).mean())
@@ -314,7 +325,7 @@ class VariationalProgram:
         """Publish with factors of all rows at the centre; returns the bound on all rows."""
         self.publish()
         with torch.no_grad(), pyro.validation_enabled(is_validate=False):
-            self.load(data)
+            self.load(data, shared=True)
             for name in self._free():
                 condition = functools.partial(self._posterior_given, name)
                 likelihood, rows = self.network[name].likelihood, self.batch[name]

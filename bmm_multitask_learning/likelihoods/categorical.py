@@ -124,8 +124,8 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         return TaskStatistics(
             precision=A,
             b=b,
-            c=task_sum(rows.weight * constant, rows.task, rows.num_tasks),
-            rows=task_sum(rows.weight[:, 0], rows.task, rows.num_tasks),
+            c=rows.sum_by_task(rows.weight * constant),
+            rows=rows.sum_by_task(rows.weight[:, 0]),
         )
 
     def update(self, summary: TiltedClasses, posterior: WeightPosterior) -> TiltedClasses:
