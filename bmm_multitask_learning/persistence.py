@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from .backbones import (
     MLP,
     Backbone,
+    CachedFeatures,
     Pooled,
     SentenceEncoder,
     TransformerEncoder,
     WithConstant,
     Words,
+    heads_only,
 )
 from .family import Family
 from .hyperparameters import ProbabilisticModule
-from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from .likelihoods import Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT
 from .model import MultitaskModel
 from .priors import (
     IndependentTasks,
@@ -47,11 +49,14 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 _CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(IndependentTasks, LatentHierarchy, PooledTasks, SharedGaussian, SparseBayesian),
     *(TaskClustering, TaskCovariance, TaskMean, VariationalWeighting),
-    *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
+    *(Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT),
 )
 _BACKBONES: dict[str, type[nn.Module]] = {
     cls.__name__: cls
-    for cls in (nn.Identity, MLP, Pooled, SentenceEncoder, TransformerEncoder, WithConstant, Words)
+    for cls in (
+        *(nn.Identity, MLP, WithConstant, SentenceEncoder, TransformerEncoder, CachedFeatures),
+        *(Pooled, Words),
+    )
 }
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -98,7 +103,7 @@ def load(
         classes: priors and likelihoods of your own that the model uses; nothing is imported by
             the name that a file gives.
         backbone: a module of the same architecture as the saved one, if it was not the identity or
-            an `MLP`; it takes the saved parameters.
+            one of this library's; it takes the saved parameters.
 
     Raises:
         FileNotFoundError: if the folder or one of its files is not there.
@@ -154,7 +159,6 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "dtype": str(model.dtype),
         "single": model.single,
-        "backbone": _describe_backbone(model.backbone),
         "families": {
             name: {
                 "prior": _describe(family.prior),
@@ -166,6 +170,8 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
             }
             for name, family in model.families.items()
         },
+        # last: a tokenizer in it is long
+        "backbone": _describe_backbone(model.backbone),
     }
 
 
@@ -185,7 +191,12 @@ def _describe_backbone(backbone: nn.Module) -> dict[str, Any]:
     modules = {n: v for n, v in arguments.items() if isinstance(v, nn.Module)}
     plain = {n: v for n, v in arguments.items() if n not in modules}
     nested = {n: _describe_backbone(module) for n, module in modules.items()}
-    return {"class": type(backbone).__name__, "arguments": plain, "modules": nested}
+    return {
+        "class": type(backbone).__name__,
+        "arguments": plain,
+        "modules": nested,
+        "frozen": not any(p.requires_grad for p in backbone.parameters()),
+    }
 
 
 def _construct(description: dict[str, Any], known: dict[str, type[ProbabilisticModule]]) -> Any:
@@ -212,9 +223,10 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
             f"the model has a backbone of the class {name}: give a module of the same "
             "architecture, load(path, backbone=...), which takes the saved parameters."
         )
-    # files of older releases have no modules within a backbone
+    # files of older releases have no modules within a backbone, and do not say whether it trains
     parts = {n: _backbone(d, None) for n, d in description.get("modules", {}).items()}
-    return _BACKBONES[name](**description["arguments"], **parts)
+    backbone = _BACKBONES[name](**description["arguments"], **parts)
+    return heads_only(backbone) if description.get("frozen", False) else backbone
 
 
 def _reader(part: dict[str, Any]) -> nn.Module | None:

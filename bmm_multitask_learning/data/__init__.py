@@ -1,5 +1,6 @@
 """Long-form data of K tasks: rows, labels, splits and batches."""
 
+from .families import families_from_frame
 from .leave_tasks_out import LeaveTasksOut
 from .samplers import (
     Annealed,
@@ -24,4 +25,5 @@ __all__ = [
     "Sampler",
     "TaskData",
     "Tempered",
+    "families_from_frame",
 ]
