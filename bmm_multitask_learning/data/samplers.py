@@ -65,6 +65,10 @@ class Sampler(ABC):
         (tensor([2, 1, 0]), tensor([4., 4., 1.]))
     """
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({settings})"
+
     @abstractmethod
     def shares(self, counts: Tensor, step: int) -> Tensor:
         """The share of each task in the batch of a step, by the number of its rows.

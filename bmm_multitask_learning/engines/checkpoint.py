@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..data import TaskData
+from ..data import Sampler, TaskData
 from ..processes import all_reduce_max, process, wait_for_all
 from .callbacks import Callback
 from .training import State, Training
@@ -148,9 +148,7 @@ def identity_of(
     families = {name: [repr(f.prior), repr(f.likelihood)] for name, f in model.families.items()}
     return {
         "settings": {
-            name: getattr(value, "__qualname__", value)
-            for name, value in chosen.items()
-            if name not in _WATCHING
+            name: _said(value) for name, value in chosen.items() if name not in _WATCHING
         },
         "model": {
             "families": families,
@@ -159,6 +157,16 @@ def identity_of(
         "data": {name: _digest(part) for name, part in data.items()},
         "seed": hashlib.sha256(_bytes(generator.get_state())).hexdigest(),
     }
+
+
+def _said(value: Any) -> Any:
+    """A setting, fit for JSON and the same in another process."""
+    if isinstance(value, nn.Module):
+        state = b"".join(_bytes(tensor) for tensor in value.state_dict().values())
+        return [repr(value), hashlib.sha256(state).hexdigest()]
+    if isinstance(value, Sampler):
+        return repr(value)
+    return getattr(value, "__qualname__", value)
 
 
 def _laid_out(value: Tensor, stride: Sequence[int]) -> Tensor:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Literal, final
 
 import torch
 
-from ..data import TaskData
+from ..data import Sampler, TaskData
 from ..processes import broadcast
+from ..weighting import LossWeighting
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Keeper, identity_of
 from .optimiser import Grouping
@@ -65,10 +66,14 @@ class SVI:
             trained; heads, bound and predictions stay as they are. None: the backbone's own.
         callbacks: see `Callback`; called in their order.
         checkpoint: where to write the state, and to go on from it; see `Checkpoint`.
+        sampler: draws the rows of a batch; None: shuffled passes.
+        weighting: weighs the families' negative bounds, in the order of the model's families and
+            as means over their targets, in what moves backbone and guides; None: the bound, their
+            sum. What it learned is in the result's `weighting`.
 
     Raises:
         ValueError: for sizes or rates that are not positive, an unknown precision, or one that the
-            backbone's parameters have no use for.
+            backbone's parameters have no use for; a sampler without batches; a weighting in fp16.
 
     Example:
         >>> SVI(steps=200, batch_size=64).lr
@@ -87,6 +92,8 @@ class SVI:
     precision: Literal["bf16", "fp16"] | None = None
     callbacks: Sequence[Callback] = ()
     checkpoint: Checkpoint | None = None
+    sampler: Sampler | None = None
+    weighting: LossWeighting | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "num_particles", "accumulate"):
@@ -108,6 +115,10 @@ class SVI:
             raise ValueError(
                 f"patience must be at least 1, or None to never stop early; got {self.patience}."
             )
+        if self.sampler is not None and self.batch_size is None:
+            raise ValueError("a sampler draws batches: give batch_size= as well; got None.")
+        if self.weighting is not None and self.precision == "fp16":
+            raise ValueError("weighting= has no use for the scaled losses of fp16; take 'bf16'.")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay must not be negative; got {self.weight_decay}.")
         if not 0 <= self.validation_fraction < 1:

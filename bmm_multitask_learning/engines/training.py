@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
 
 import pyro
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
 from tqdm import tqdm
 
-from ..data import TaskData
+from ..data import Proportional, TaskData
 from ..processes import all_reduce_max, all_reduce_mean, num_processes, standing_for_all
 from ..sites import mean_factor
 from ..statistics import TaskStatistics
@@ -80,14 +81,20 @@ class Training:
             backbone_lr=settings.backbone_lr,
             weight_decay=settings.weight_decay,
         )
+        self.weighting = copy.deepcopy(settings.weighting)
+        if self.weighting is not None:
+            learned = list(self.weighting.to(program.network.device).parameters())
+            if learned:
+                self.optimiser.add_param_group({"params": learned, "weight_decay": 0.0})
         self.draws = Draws(program.network.device, generator.initial_seed())
         self._rates = [group["lr"] for group in self.optimiser.param_groups]
         self._scaler = torch.amp.GradScaler(
             program.network.device.type, enabled=settings.precision == "fp16"
         )
         self._elbo = TraceMeanField_ELBO(num_particles=settings.num_particles)
+        sampler = settings.sampler or Proportional()
         self._streams = {
-            name: BatchStream(standing_for_all(part), settings.batch_size, generator)
+            name: BatchStream(standing_for_all(part), settings.batch_size, generator, sampler)
             for name, part in data.items()
         }
         self._stopper = EarlyStopping(settings.patience)
@@ -126,7 +133,12 @@ class Training:
         self._stopper.restore(self.program)
         history = [-value for value in torch.stack(self._losses).tolist()]
         return FitResult(
-            history[-1], self._stopper.stopped, tuple(history), "SVI", jumps=tuple(self._jumps)
+            history[-1],
+            self._stopper.stopped,
+            tuple(history),
+            "SVI",
+            jumps=tuple(self._jumps),
+            weighting=self.weighting,
         )
 
     def settle(self) -> float:
@@ -175,21 +187,20 @@ class Training:
         losses: list[Tensor] = []
         factors: list[dict[str, TaskStatistics]] = []
         for _ in range(count):
-            program.load({name: stream.next() for name, stream in self._streams.items()})
+            batch = {name: stream.next() for name, stream in self._streams.items()}
+            program.load(batch)
             # the same hyperparameters for each part of a step
             with self.draws.again():
-                loss = self._loss()
-            self._scaler.scale(loss / count).backward()
-            losses.append(loss.detach())
+                bounds = self._negative_bounds()
+            size = self._backward(bounds, batch)
+            losses.append(bounds.detach().sum())
             factors.append(program.factors())
         self.draws.advance()
         for parameter in program.gradient_parameters():
             if parameter.grad is not None:
                 parameter.grad = all_reduce_mean(parameter.grad)
         self._scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(
-            program.gradient_parameters(), _MAX_GRADIENT * program.num_rows
-        )
+        norm = nn.utils.clip_grad_norm_(program.gradient_parameters(), _MAX_GRADIENT * size)
         # a step that is not finite moves nothing, so that what broke it can be told
         finite = torch.isfinite(norm)
         for parameter in program.gradient_parameters():
@@ -201,11 +212,41 @@ class Training:
         program.move_sites(seen, self._site_rate())
         return all_reduce_mean(torch.stack(losses).mean())
 
-    def _loss(self) -> Tensor:
+    def _negative_bounds(self) -> Tensor:
+        """Of each family (J,) where they are weighed, else their sum (1,)."""
+        program = self.program
+        apart = [None] if self.weighting is None else [[name] for name in program.guides]
         with pyro.validation_enabled(is_validate=False), warnings.catch_warnings():
             # Pyro warns of NaN; the check every few steps raises, and says where
             warnings.filterwarnings("ignore", message="Encountered NaN")
-            return self._elbo.differentiable_loss(self.program.model, self.program.guide)
+            return torch.stack(
+                [
+                    self._elbo.differentiable_loss(program.model, program.guide, names)
+                    for names in apart
+                ]
+            )
+
+    def _backward(self, bounds: Tensor, batch: Mapping[str, TaskData]) -> float:
+        """Gradients of negative bounds, as means over targets where they are weighed.
+
+        Returns:
+            What gradients grow with: the number of rows or, for means, the sum of weights.
+        """
+        program, weighting, count = self.program, self.weighting, self.settings.accumulate
+        if weighting is None:
+            self._scaler.scale(bounds.sum() / count).backward()
+            return program.num_rows
+        counts = torch.stack([batch[name].observed.sum() for name in program.guides])
+        targets = torch.stack([self.data[name].observed.sum() for name in program.guides])
+        means = bounds / targets
+        if not bool(means.isfinite().all()):
+            raise NonFiniteBoundError(program.diagnose(self.step))
+        total = weighting.weights(means.detach()).detach().sum()
+        shared = program.network.feature_modules.parameters()
+        weighting.backward(means, shared, program.guide_modules.parameters())
+        weighting.update(means.detach(), counts)
+        # gradients of a step's parts add up: to Adam their sum is their mean
+        return cast(float, count * total)  # stays on its device
 
     def _site_rate(self) -> float:
         """Step of the factors: whole with all rows and exact factors, else decreasing."""
@@ -233,6 +274,8 @@ class Training:
             tensors |= {f"optimiser.{number}.{n}": value for n, value in moments.items()}
         tensors |= {f"epoch.{n}": stream.begin for n, stream in self._streams.items()}
         tensors |= {f"random.{n}": value for n, value in self.draws.state().items()}
+        if self.weighting is not None:
+            tensors |= {f"weighting.{n}": v for n, v in self.weighting.state_dict().items()}
         tensors["random.batches"] = self.generator.get_state()
         tensors["losses"] = torch.stack(self._losses)
         stopper = self._stopper
@@ -241,7 +284,7 @@ class Training:
             "due": self._due,
             "stopped": self._stopped,
             "jumps": self._jumps,
-            "taken": {name: stream.taken for name, stream in self._streams.items()},
+            "taken": {n: [stream.before, stream.taken] for n, stream in self._streams.items()},
             "stopper": [stopper.best, stopper.waited, stopper.stopped],
             "scaler": self._scaler.state_dict(),
             "groups": self._groups(),
@@ -269,7 +312,9 @@ class Training:
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         for name, stream in self._streams.items():
-            stream.resume(tensors[f"epoch.{name}"].cpu(), values["taken"][name])
+            stream.resume(tensors[f"epoch.{name}"].cpu(), *values["taken"][name])
+        if self.weighting is not None:
+            self.weighting.load_state_dict(part_of(tensors, "weighting."))
         self.generator.set_state(tensors["random.batches"].cpu())
         self.draws.restore(part_of(tensors, "random."))
         self._losses = list(tensors["losses"])

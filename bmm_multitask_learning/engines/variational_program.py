@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast, final
 
 import pyro
@@ -124,20 +124,25 @@ class VariationalProgram:
         with torch.autocast(x.device.type, self.precision):
             return self.network.outputs(x).float()
 
-    def guide(self) -> None:
+    def guide(self, names: Iterable[str] | None = None) -> None:
         r"""$q(\eta)$; $q(W \mid \eta)$ is integrated out of the bound in `model`."""
-        for name, guide in self.guides.items():
+        for name in names or self.guides:
+            guide = self.guides[name]
             with scope(prefix=name):
                 guide.prior()
                 guide.likelihood()
 
-    def model(self) -> None:
+    def model(self, names: Iterable[str] | None = None) -> None:
         r"""`MultitaskModel.model` with W integrated out under $q(W \mid \eta)$.
 
         $$\log p(\eta) - KL\big(q(W \mid \eta) \,\|\, p(W \mid \eta)\big)
           + E_q[\log p(y \mid W)]$$
+
+        Args:
+            names: families, of which the bound is the sum; None: all.
         """
-        for name, family in self.network.families.items():
+        for name in names or self.guides:
+            family = self.network[name]
             self.guides[name].place(family.prior)
             with scope(prefix=name):
                 eta = family.prior.hyperprior()

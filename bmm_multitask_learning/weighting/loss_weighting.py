@@ -52,6 +52,11 @@ class LossWeighting(nn.Module, ABC):
         tensor(3.3000)
     """
 
+    def extra_repr(self) -> str:
+        """The settings that are no tensors, for `repr`."""
+        own = {name: v for name, v in vars(self).items() if name != "training" and name[0] != "_"}
+        return ", ".join(f"{name}={value!r}" for name, value in own.items())
+
     @abstractmethod
     def weights(self, losses: Tensor) -> Tensor:
         """What multiplies each loss.
