@@ -258,6 +258,15 @@ def test_units_of_features_do_not_matter(scale):
     torch.testing.assert_close(start[2], start[0], rtol=1e-4, atol=1e-6)
 
 
+def test_the_start_does_not_fit_few_rows_exactly():
+    """60 features without meaning: a row's class is as likely as its share, or somewhat more."""
+    rng = np.random.default_rng(0)
+    y, x = np.arange(30) % 3, torch.as_tensor(rng.standard_normal((30, 60)))
+    likelihood = built(3)
+    likelihood.initialise(rows_of(y, x))
+    assert likelihood.cut_points.abs().max() < 1.3  # ±.7 for latents of 0
+
+
 def test_a_class_without_rows_keeps_some_probability():
     x, task = np.random.default_rng(0).standard_normal((12, 2)), [0] * 11 + [1]
     model = MultitaskModel(likelihood=Ordinal(5))

@@ -16,8 +16,8 @@ from .likelihood import Likelihood, Rows
 # Where the outermost classes end: beyond any latent, and short of -1e9, from where on torch's
 # gradient of log_ndtr is wrong.
 _FAR = 1e6
-# Of L-BFGS, to the start.
-_STEPS = 30
+# Of L-BFGS, to the start; and the standard deviation of latents before rows are seen.
+_STEPS, _SPREAD = 30, 2.0
 
 
 @final
@@ -97,7 +97,8 @@ class Ordinal(Likelihood):
 
     def initialise(self, rows: Rows) -> None:
         # the scale of cut points and latents together moves slowly by gradients of either: both
-        # start from one regression for all tasks, its weights a ridge of one row's worth
+        # start from one regression for all tasks, by a ridge that keeps many features from fitting
+        # few rows exactly
         one = torch.ones_like(self.class_shares)
         count = one.index_add(0, rows.y[:, 0].long(), rows.weight[:, 0])
         simplex = self.transforms["class_shares"]
@@ -114,7 +115,8 @@ class Ordinal(Likelihood):
                 optimiser.zero_grad()
                 f = (phi @ (weights / size.clamp(min=1e-30)))[:, None, None]
                 theta = {"class_shares": simplex(shares)}
-                value = 0.5 * weights.square().sum() - self.log_prob(rows, f, theta).sum()
+                value = 0.5 * (size > 0).sum() / _SPREAD**2 * weights.square().sum()
+                value = value - self.log_prob(rows, f, theta).sum()
                 # the flat law of the shares, in the unconstrained space where the fit moves
                 value = value - theta["class_shares"].log().sum()
                 value.backward()
