@@ -14,14 +14,14 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
 
 from .hyperparameters import Eta
-from .likelihoods import Likelihood, QuadraticLikelihood, Rows
+from .likelihoods import Categorical, Likelihood, QuadraticLikelihood, Rows
 from .posterior import WeightPosterior
 from .priors import TaskPrior
 from .statistics import TaskStatistics, combined, task_sum
@@ -88,6 +88,13 @@ def first_factor(likelihood: Likelihood, rows: Rows, theta: Eta) -> TaskStatisti
     mean = likelihood.first_latent(rows)[:, None]
     variance = torch.full_like(mean, _FIRST_VARIANCE)
     return local_factor(likelihood, rows, torch.ones_like(mean[..., 0]), mean, variance, theta)
+
+
+def amortised_factor(prior: TaskPrior, likelihood: Likelihood, rows: Rows) -> TaskStatistics:
+    """The factors that the prior's network makes of the mean feature of each task and class."""
+    assert isinstance(likelihood, Categorical)  # `Family.build` asked for it
+    assert prior.classifier is not None
+    return prior.classifier(*likelihood.class_means(rows), prior.scatter)
 
 
 def tasks_posterior(prior: TaskPrior, sites: TaskStatistics) -> WeightPosterior:
@@ -184,6 +191,14 @@ def elbo(
 def blend(old: TaskStatistics, new: TaskStatistics, rate: float) -> TaskStatistics:
     r"""A natural-gradient step: $(1 - \rho)\,\text{old} + \rho\,\text{new}$."""
     return combined((1 - rate, rate), (old, new), old.rows)
+
+
+def mean_factor(parts: Sequence[TaskStatistics]) -> TaskStatistics:
+    """The mean of factors of the same tasks, each an estimate of the same whole."""
+    if len(parts) == 1:
+        return parts[0]
+    share = 1 / len(parts)
+    return combined([share] * len(parts), parts, parts[0].rows)
 
 
 def latent_moments(posterior: WeightPosterior, rows: Rows) -> Moments:

@@ -8,7 +8,9 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from .. import metrics
 from ..backbones import Pooled, SentenceEncoder, Words
@@ -37,6 +39,8 @@ ENCODER = "all-MiniLM-L6-v2"
 LONGEST, LONGEST_SENTENCE = 48, 32
 REVIEWS, TEXTS_, SENTENCES = 50, 1000, 800
 REVIEWS_TEST, TEST = 100, 1000
+# of words' states; sentences keep all 384 features
+COMPONENTS = 96
 TRAINED_LAYERS = 2
 STEPS, ROWS = 100, 32
 HEAD_RATE, ENCODER_RATE = 1e-2, 1e-4
@@ -53,18 +57,19 @@ FAMILY = {
 TEXT = f"""
 One model, with one encoder ({ENCODER}, texts cut after {LONGEST} words), for reviews of 16 kinds
 of product ({REVIEWS} train reviews of each kind, half of them positive), the kind of a question's
-answer (TREC, 6 classes), subjectivity (Subj) and named entities in four corpora, WNUT17 with its
-own six types, BTC, wikigold and SEC with persons, places and organisations. {TEXTS_} train texts
-of TREC and of Subj and {SENTENCES} sentences of each corpus of names (of {LONGEST_SENTENCE} words at most) are drawn at random, 3 draws;
-test texts are the first {TEST} of each corpus's own test part, of reviews {REVIEWS_TEST} a kind.
-*One model*: five families, each with `SharedGaussian("isotropic")` over its tasks. *Alone*: a
-model a task, `IndependentTasks`, with an encoder of its own. *Frozen*: the encoder stays as it is,
-heads in closed form. *Trained*: its last {TRAINED_LAYERS} layers are trained with the heads by
-`SVI`, {STEPS} steps of {ROWS} texts a family, rates {ENCODER_RATE} and {HEAD_RATE}; a model alone
-sees each of its texts as often as the model of all does. Nothing is tuned on test texts: rates and
-steps were set on other draws. The *score* is the accuracy (of reviews: the mean over kinds), of
-names the F1 of entities that are right in type, first and last word; log density and ECE (15
-bins) are of texts, of names those of words.
+answer (TREC, 6 classes), subjectivity (Subj) and named entities in four corpora: WNUT17 with its
+own six types; BTC, wikigold and SEC with persons, places and organisations. {TEXTS_} train texts
+of TREC and of Subj are drawn at random, and {SENTENCES} sentences, of {LONGEST_SENTENCE} words at
+most, of each corpus of names; 3 draws. Test texts are the first {TEST} of each corpus's own test
+part, of reviews {REVIEWS_TEST} a kind. Words are read by the first {COMPONENTS} principal
+components of their states. *One model*: five families, each with `SharedGaussian("isotropic")`
+over its tasks. *Alone*: a model a task, `IndependentTasks`, with an encoder of its own. *Frozen*:
+the encoder stays as it is, heads in closed form. *Trained*: its last {TRAINED_LAYERS} layers are
+trained with the heads by `SVI`, {STEPS} steps of {ROWS} texts a family, rates {ENCODER_RATE} and
+{HEAD_RATE}; a model alone sees each of its texts as often as the model of all does. Nothing is
+tuned on test texts: rates and steps were set on other draws. The *score* is the accuracy (of
+reviews: the mean over kinds), of names the F1 of entities that are right in type, first and last
+word; log density and ECE (15 bins) are of texts, of names those of words.
 """
 
 
@@ -85,6 +90,9 @@ class Part(NamedTuple):
         return TaskData(encoder.tokens(self.texts), self.y, self.task)
 
 
+Prior = Callable[[], IndependentTasks] | Callable[[], SharedGaussian]
+
+
 class Texts(NamedTuple):
     """Train and test texts of a family, and what its targets are."""
 
@@ -98,10 +106,35 @@ class Texts(NamedTuple):
         train, test = (part.where(part.task == task) for part in (self.train, self.test))
         return self._replace(train=train, test=test)
 
-    def family(self, prior: type[IndependentTasks] | Callable[[], SharedGaussian]) -> Family:
+    def family(self, prior: Prior, encoder: SentenceEncoder) -> Family:
         """A family for these texts: words where they have tags, else sentences."""
-        reader = Words(constant=True) if self.tags else Pooled("mean", constant=True)
+        reader: nn.Module = Pooled("mean", constant=True)
+        if self.tags:
+            reader = Components(encoder, self.train)
         return Family(prior(), self.likelihood(), reader=reader)
+
+
+class Components(nn.Module):
+    """The first principal components of words' states, as the untrained encoder makes them."""
+
+    basis: Tensor
+
+    def __init__(self, encoder: SentenceEncoder, part: Part) -> None:
+        super().__init__()
+        self.words = Words()
+        x = encoder.tokens(part.texts)
+        with torch.no_grad():
+            phi = self.words(encoder(x), x)
+        phi = phi[~phi[..., 0].isnan()]
+        self.register_buffer("centre", phi.mean(0))
+        values, vectors = torch.linalg.eigh((phi - self.centre).T @ (phi - self.centre))
+        scale = (len(phi) / values[-COMPONENTS:].sum()).sqrt()
+        self.register_buffer("basis", vectors[:, -COMPONENTS:] * scale)
+
+    def forward(self, h: Tensor, x: Tensor, task: Tensor) -> Tensor:
+        """Features (N, W, 1 + COMPONENTS); NaN where there is no word."""
+        z = (self.words(h, x) - self.centre) @ self.basis
+        return torch.cat([1 + 0 * z[..., :1], z], -1)
 
 
 def _isotropic() -> SharedGaussian:
@@ -199,10 +232,11 @@ def _encoder(*, trained: bool) -> SentenceEncoder:
 
 
 def _fitted(
-    texts: Mapping[str, Texts], families: dict[str, Family], steps: int, rows: int, seed: int
+    texts: Mapping[str, Texts], prior: Prior, steps: int, rows: int, seed: int
 ) -> MultitaskModel:
     """A model of some families; an encoder that is trained where there are steps to do it."""
     encoder = _encoder(trained=steps > 0)
+    families = {name: part.family(prior, encoder) for name, part in texts.items()}
     model = MultitaskModel(backbone=encoder, families=families)
     data = {name: part.train.data(encoder) for name, part in texts.items()}
     engine = None
@@ -216,8 +250,7 @@ def _fitted(
 def _one_model(seed: int, steps: int) -> dict[str, dict[str, float]]:
     """Figures of every task under the model of all."""
     texts, started = draw(seed), time.perf_counter()
-    families = {name: part.family(_isotropic) for name, part in texts.items()}
-    model = _fitted(texts, families, steps, ROWS, seed)
+    model = _fitted(texts, _isotropic, steps, ROWS, seed)
     minutes = (time.perf_counter() - started) / 60
     return {
         task: {**_figures(model, name, _own(texts[name], task)), "minutes": minutes}
@@ -233,8 +266,7 @@ def _alone(seed: int, steps: int, task: str) -> dict[str, float]:
     figures = []
     share = len(parts) if task == "reviews" else len(np.unique(whole.train.task))
     for part in parts:
-        family = {"alone": part.family(IndependentTasks)}
-        model = _fitted({"alone": part}, family, steps, max(ROWS // share, 2), seed)
+        model = _fitted({"alone": part}, IndependentTasks, steps, max(ROWS // share, 2), seed)
         figures.append(_figures(model, "alone", part))
     mean = {key: float(np.mean([f[key] for f in figures])) for key in figures[0]}
     return {**mean, "minutes": (time.perf_counter() - started) / 60}

@@ -83,8 +83,10 @@ class CoordinateAscent:
         """Fit a built model in place."""
         if isinstance(model.backbone, LatentEncoder):
             raise TypeError("CoordinateAscent draws no codes for a LatentEncoder; use SVI().")
-        for name in model.families:
-            quadratic(model[name])
+        for family in model.families.values():
+            quadratic(family)
+            if family.prior.amortised is not None:
+                raise TypeError("CoordinateAscent trains no amortised classifier; use SVI().")
         if any(p.requires_grad for p in model.feature_modules.parameters()):
             return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():

@@ -149,6 +149,10 @@ class Likelihood(ProbabilisticModule):
             theta: hyperparameters.
         """
 
+    def probability(self, f: Tensor, theta: Eta) -> Tensor:
+        """Probabilities of the classes at latents f (..., O), where targets are classes."""
+        raise NotImplementedError(f"{type(self).__name__} is no likelihood of classes.")
+
     def log_prob(self, rows: Rows, f: Tensor, theta: Eta) -> Tensor:
         """Weighted log likelihood of each row at latents f (N, J, O), (N, J)."""
         log_prob = self.conditional(f, rows.task, theta).log_prob(rows.y[:, None])
