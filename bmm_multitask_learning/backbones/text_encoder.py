@@ -39,9 +39,10 @@ _PATIENCE = 2.0
 class TextEncoder(Backbone):
     r"""A transformer over tokens: $\phi(x)$ of sentences if it pools, states of tokens if not.
 
-    With gradients `forward` is one pass. Without, it goes through the rows in batches sorted by
-    length, so that little is computed on padding and memory stays that of one batch. Dropout is
-    for training alone, and only where the transformer itself has parameters to train.
+    `forward` goes through the rows in batches sorted by length, so that little is computed on
+    padding: families of long and of short texts share a pass without loss. Without gradients
+    memory stays that of one batch. Dropout is for training alone, and only where the transformer
+    itself has parameters to train.
 
     Args:
         trunk: the transformer.
@@ -52,8 +53,7 @@ class TextEncoder(Backbone):
         normalise: whether features have length 1.
         max_length: tokens of a text at most, with special ones; strings are cut there.
         precision: "bfloat16" computes the transformer in mixed precision.
-        batch_size: rows at once, at most, where there are no gradients; on the CPU fewer where
-            texts are long.
+        batch_size: rows at once, at most; the CPU takes fewer of long texts.
 
     Raises:
         ImportError: without the extra `text`.
@@ -176,13 +176,6 @@ class TextEncoder(Backbone):
             ValueError: for inputs that are no rows of tokens.
         """
         _check_rows(x)
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
-            features, L = self._pass(x), x.shape[-1]
-            return (
-                features
-                if self.pool
-                else functional.pad(features, (0, 0, 0, L - features.shape[1]))
-            )
         return self._in_batches(x, self.batch_size, progress=False)
 
     def encode(

@@ -16,6 +16,7 @@ from torch.distributions import Normal
 from ..backbones import LatentEncoder
 from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
+from ..places import joined
 from ..posterior import WeightPosterior
 from ..sites import (
     amortised_factor,
