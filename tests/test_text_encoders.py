@@ -18,6 +18,7 @@ from bmm_multitask_learning.backbones import (
     WithConstant,
     Words,
     find_text_encoder,
+    text_encoder,
 )
 from bmm_multitask_learning.backbones.pretrained import locate, read_settings
 
@@ -76,9 +77,12 @@ def test_what_is_no_text(texts, message):
 # ---- features --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_features_are_those_of_each_text_alone(batch_size):
+@pytest.mark.parametrize(
+    ("batch_size", "cached"), [(1, 10**6), (3, 10**6), (32, 10**6), (32, 150)]
+)
+def test_features_are_those_of_each_text_alone(batch_size, cached, monkeypatch):
     """Whatever the batch, its order and its padding; with gradients and without."""
+    monkeypatch.setattr(text_encoder, "_CACHED_FLOATS", cached)
     encoder = small(batch_size=batch_size)
     expected = torch.stack([plain_states(encoder, text).mean(0) for text in TEXTS])
     x = encoder.tokens(TEXTS)
@@ -131,6 +135,14 @@ def test_mixed_precision_is_close():
     assert mixed.dtype == torch.float32
     difference = float((full - mixed).abs().max())
     assert 0 < difference < 0.05
+
+
+def test_gradients_are_those_of_one_pass():
+    one, many = small(), small(batch_size=1)
+    for encoder in (one, many):
+        encoder(encoder.tokens(TEXTS)).square().sum().backward()
+    for p, q in zip(one.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_every_parameter_has_a_gradient():

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "cls", "max", "attention"]
 Precision = Literal["float32", "bfloat16"]
 
+# floats of the states in a pass on the CPU: more of them leave the processor's cache (MiniLM on
+# reviews: batches of 4 to 8 take three quarters of the time that batches of 32 take)
+_CACHED_FLOATS = 400_000
 # seconds before a progress bar shows
 _PATIENCE = 2.0
 
@@ -50,7 +53,7 @@ class TextEncoder(Backbone):
         normalise: whether features have length 1.
         max_length: tokens of a text at most, with special ones; strings are cut there.
         precision: "bfloat16" computes the transformer in mixed precision.
-        batch_size: rows at once.
+        batch_size: rows at once, at most; the CPU takes fewer of long texts.
 
     Raises:
         ImportError: without the extra `text`.
@@ -182,7 +185,7 @@ class TextEncoder(Backbone):
 
         Args:
             texts: N strings.
-            batch_size: rows at once; None: the encoder's own.
+            batch_size: rows at once, at most; None: the encoder's own.
             progress: whether to show a bar, after two seconds.
 
         Raises:
@@ -202,14 +205,20 @@ class TextEncoder(Backbone):
 
     def _in_batches(self, x: Tensor, batch_size: int, *, progress: bool) -> Tensor:
         """As `_pass`, in batches sorted by length, the longest first."""
-        order = (x[:, 0] >= 0).sum(-1).argsort(descending=True, stable=True)
+        lengths, order = token_mask(x).sum(-1).sort(descending=True, stable=True)
         shape = (len(x), self.num_features) if self.pool else (*x[:, 0].shape, self.num_features)
         features = torch.zeros(shape, device=x.device)
         with tqdm(
             total=len(x), disable=not progress, delay=_PATIENCE, desc="encode", unit="text"
         ) as bar:
-            for start in range(0, len(x), batch_size):
-                at = order[start : start + batch_size]
+            done = 0
+            while done < len(x):
+                size = batch_size
+                if x.device.type == "cpu":
+                    floats = int(lengths[done]) * self.num_features
+                    size = min(size, max(1, _CACHED_FLOATS // floats))
+                at = order[done : done + size]
+                done += len(at)
                 part = self._pass(x[at])
                 if self.pool:
                     features[at] = part
