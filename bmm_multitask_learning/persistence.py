@@ -14,7 +14,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .backbones import MLP, Backbone, SentenceEncoder, TransformerEncoder, WithConstant
+from .backbones import (
+    MLP,
+    Backbone,
+    CachedFeatures,
+    Pooled,
+    SentenceEncoder,
+    TransformerEncoder,
+    WithConstant,
+    Words,
+    heads_only,
+)
 from .family import Family
 from .hyperparameters import ProbabilisticModule
 from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
@@ -43,7 +53,10 @@ _CLASSES: tuple[type[ProbabilisticModule], ...] = (
 )
 _BACKBONES: dict[str, type[nn.Module]] = {
     cls.__name__: cls
-    for cls in (nn.Identity, MLP, SentenceEncoder, TransformerEncoder, WithConstant)
+    for cls in (
+        *(nn.Identity, MLP, WithConstant, SentenceEncoder, TransformerEncoder, CachedFeatures),
+        *(Pooled, Words),
+    )
 }
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -90,7 +103,7 @@ def load(
         classes: priors and likelihoods of your own that the model uses; nothing is imported by
             the name that a file gives.
         backbone: a module of the same architecture as the saved one, if it was not the identity or
-            an `MLP`; it takes the saved parameters.
+            one of this library's; it takes the saved parameters.
 
     Raises:
         FileNotFoundError: if the folder or one of its files is not there.
@@ -113,7 +126,11 @@ def load(
     known = {cls.__name__: cls for cls in (*_CLASSES, *classes)}
     try:
         families = {
-            name: Family(_construct(part["prior"], known), _construct(part["likelihood"], known))
+            name: Family(
+                _construct(part["prior"], known),
+                _construct(part["likelihood"], known),
+                reader=_reader(part),
+            )
             for name, part in config["families"].items()
         }
         model = MultitaskModel(
@@ -147,6 +164,7 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
             name: {
                 "prior": _describe(family.prior),
                 "likelihood": _describe(family.likelihood),
+                "reader": None if family.reader is None else _describe_backbone(family.reader),
                 "sizes": vars(family.sizes),
                 "tasks": list(family.tasks),
                 "rows_per_task": list(family.rows_per_task),
@@ -172,7 +190,12 @@ def _describe_backbone(backbone: nn.Module) -> dict[str, Any]:
     modules = {n: v for n, v in arguments.items() if isinstance(v, nn.Module)}
     plain = {n: v for n, v in arguments.items() if n not in modules}
     nested = {n: _describe_backbone(module) for n, module in modules.items()}
-    return {"class": type(backbone).__name__, "arguments": plain, "modules": nested}
+    return {
+        "class": type(backbone).__name__,
+        "arguments": plain,
+        "modules": nested,
+        "frozen": not any(p.requires_grad for p in backbone.parameters()),
+    }
 
 
 def _construct(description: dict[str, Any], known: dict[str, type[ProbabilisticModule]]) -> Any:
@@ -199,9 +222,15 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
             f"the model has a backbone of the class {name}: give a module of the same "
             "architecture, load(path, backbone=...), which takes the saved parameters."
         )
-    # files of older releases have no modules within a backbone
+    # files of older releases have no modules within a backbone, and do not say whether it trains
     parts = {n: _backbone(d, None) for n, d in description.get("modules", {}).items()}
-    return _BACKBONES[name](**description["arguments"], **parts)
+    backbone = _BACKBONES[name](**description["arguments"], **parts)
+    return heads_only(backbone) if description.get("frozen", False) else backbone
+
+
+def _reader(part: dict[str, Any]) -> nn.Module | None:
+    description = part.get("reader")  # files of older releases have none
+    return None if description is None else _backbone(description, None)
 
 
 def _rebuild(family: Family, part: dict[str, Any], dtype: torch.dtype) -> None:

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .backbones import find_text_encoder
 from .data import TaskData
 from .likelihoods import Rows
+from .places import Places
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
 from .roots import Roots
 from .sites import first_factor, refine
 from .statistics import TaskStatistics
-from .words import Words
 
 if TYPE_CHECKING:
     from .family import Family
@@ -42,7 +43,7 @@ class Prediction:
 
     known: Any
     """(N,) False for rows of tasks outside the fit."""
-    words: Words | None
+    words: Places | None
     """In a family of words: the text and the place of each row."""
     _log_weights: Tensor
     _law: Distribution
@@ -222,7 +223,7 @@ class Inputs:
     def of(cls, model: MultitaskModel, x: Any) -> Inputs:
         """Checked inputs, the backbone run on them."""
         tensor = isinstance(x, Tensor)
-        value = x if tensor else torch.as_tensor(np.asarray(x, dtype=np.float64))
+        value = x if tensor else _as_tensor(model, x)
         if value.ndim < 2:
             raise ValueError(
                 "x must have shape (N, ...) with one row per observation; got "
@@ -242,15 +243,34 @@ class Inputs:
 
     def features(
         self, model: MultitaskModel, part: Family, task: Tensor
-    ) -> tuple[Tensor, Words | None]:
+    ) -> tuple[Tensor, Places | None]:
         """Features (M, D) of the rows; where inputs hold words, which word each of them is."""
         with torch.no_grad():
             phi = model.read(part, self.outputs, self.x, task)
         _check_width(part, phi)
         if phi.ndim == 2:
             return phi, None
-        words = Words.of(phi)
+        words = Places.of(phi)
         return words.among(phi), words
+
+
+def _as_tensor(model: MultitaskModel, x: Any) -> Tensor:
+    """Texts as tokens, where the backbone makes any; everything else as float64."""
+    if isinstance(x, list | tuple) and x and _is_text(x[0]):
+        encoder = find_text_encoder(model.backbone)
+        if encoder is None:
+            raise TypeError(
+                "x holds texts, and this model's backbone is no text encoder. Give numbers, or "
+                "fit a model with backbone=SentenceEncoder.from_pretrained(...)."
+            )
+        return encoder.tokens(x)
+    return torch.as_tensor(np.asarray(x, dtype=np.float64))
+
+
+def _is_text(first: Any) -> bool:
+    """Whether it is a string, or a list of words."""
+    words = isinstance(first, list | tuple) and len(first) > 0 and isinstance(first[0], str)
+    return words or isinstance(first, str)
 
 
 def as_task_labels(task: Any, num_rows: int) -> list[Hashable]:

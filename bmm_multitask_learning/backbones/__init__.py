@@ -1,6 +1,9 @@
 """Backbones: modules from inputs to features."""
 
+from .adapters import lora
 from .backbone import Backbone
+from .cached_features import CachedFeatures
+from .freezing import GradualUnfreezing, heads_only, layerwise_groups, train_top
 from .latent_encoder import LatentEncoder
 from .mlp import MLP
 from .readers import Pooled, Words
@@ -12,6 +15,8 @@ from .with_constant import WithConstant, with_constant
 __all__ = [
     "MLP",
     "Backbone",
+    "CachedFeatures",
+    "GradualUnfreezing",
     "LatentEncoder",
     "Pooled",
     "SentenceEncoder",
@@ -20,5 +25,9 @@ __all__ = [
     "WithConstant",
     "Words",
     "find_text_encoder",
+    "heads_only",
+    "layerwise_groups",
+    "lora",
+    "train_top",
     "with_constant",
 ]

@@ -1,8 +1,8 @@
 r"""Readers: from the states of tokens to features of sentences or of words.
 
-Each is a module `reader(states, x)`: states (N, L, D) of tokens, and the rows x (N, 2, L) that
-they came from, `x[:, 0]` the ids of the tokens and `x[:, 1]` the numbers of their words, -1 where
-there is none.
+Each is a module `reader(states, x, task)`: states (N, L, D) of tokens, and the rows x (N, 2, L)
+that they came from, `x[:, 0]` the ids of the tokens and `x[:, 1]` the numbers of their words, -1
+where there is none. The rows' tasks are given to every reader; these do not read them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Pooled(Backbone):
             "constant": self.constant,
         }
 
-    def forward(self, states: Tensor, x: Tensor) -> Tensor:
+    def forward(self, states: Tensor, x: Tensor, task: Tensor | None = None) -> Tensor:
         """Features (N, D), or (N, 1 + D), of states (N, L, D)."""
         mask = token_mask(x)
         if self.pooling == "cls":
@@ -129,10 +129,10 @@ class Words(Backbone):
     def arguments(self) -> dict[str, Any]:
         return {"part": self.part, "constant": self.constant}
 
-    def forward(self, states: Tensor, x: Tensor) -> Tensor:
+    def forward(self, states: Tensor, x: Tensor, task: Tensor | None = None) -> Tensor:
         """Features (N, W, D), or (N, W, 1 + D), of states (N, L, D).
 
-        W is the largest number of words among the rows; words that a row does not have are 0.
+        W is the largest number of words among the rows; words that a row does not have are NaN.
         """
         word = x[:, 1]
         inside = word >= 0
@@ -145,9 +145,11 @@ class Words(Backbone):
         tokens = states[row, place]
         total = tokens.new_zeros(N * W, states.shape[-1]).index_add(0, at, tokens)
         count = tokens.new_zeros(N * W).index_add(0, at, torch.ones_like(tokens[:, 0]))
-        words = (total / count.clamp(min=1)[:, None]).reshape(N, W, -1)
+        words = total / count.clamp(min=1)[:, None]
+        words = words.masked_fill((count == 0)[:, None], torch.nan).reshape(N, W, -1)
         return _with_constant(words) if self.constant else words
 
 
 def _with_constant(phi: Tensor) -> Tensor:
-    return torch.cat([torch.ones_like(phi[..., :1]), phi], -1)
+    # NaN, where there is no word, stays
+    return torch.cat([1 + 0 * phi[..., :1], phi], -1)

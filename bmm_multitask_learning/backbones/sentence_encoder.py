@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, final
 import torch
 from torch import Tensor, nn
 
+from .adapters import add_adapters
 from .pretrained import FolderSettings, locate, read_settings
 from .text_encoder import Pooling, Precision, TextEncoder, text_extra
 
@@ -30,6 +31,7 @@ class SentenceEncoder(TextEncoder):
         max_length: tokens of a text at most, with special ones; strings are cut there.
         precision: "bfloat16" computes the transformer in mixed precision.
         batch_size: rows at once where there are no gradients.
+        lora: of adapters, as the function `lora` sets it.
         seed: of the initial weights.
 
     Raises:
@@ -58,6 +60,7 @@ class SentenceEncoder(TextEncoder):
         max_length: int = 128,
         precision: Precision = "float32",
         batch_size: int = 32,
+        lora: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         transformers = text_extra("transformers")
@@ -79,6 +82,9 @@ class SentenceEncoder(TextEncoder):
             batch_size=batch_size,
         )
         self.config = _plain(full)
+        self.lora = None if lora is None else dict(lora)
+        if self.lora is not None:
+            add_adapters(self.trunk, self.lora, seed)
 
     @classmethod
     def from_pretrained(
@@ -146,7 +152,7 @@ class SentenceEncoder(TextEncoder):
         return self.trunk(input_ids=ids, attention_mask=given).last_hidden_state
 
     def arguments(self) -> dict[str, Any]:
-        return super().arguments() | {"config": self.config}
+        return super().arguments() | {"config": self.config, "lora": self.lora}
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ other inputs.
 from __future__ import annotations
 
 import importlib
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -149,13 +150,17 @@ class TextEncoder(Backbone):
 
     @property
     def _unknown(self) -> str:
-        token: str | None = self.tokenizer.model.unk_token
+        model = json.loads(self.tokenizer.to_str())["model"]
+        if model["type"] == "Unigram":
+            token = model["vocab"][model["unk_id"]][0] if model["unk_id"] is not None else None
+        else:
+            token = model["unk_token"]
         if token is None:
             raise ValueError(
                 "a word has no token, and this tokenizer has none for what is unknown: remove "
                 "words that are empty or hold control characters alone."
             )
-        return token
+        return str(token)
 
     # ---- features -----------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class WithConstant(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, 1 + D)."""
         phi = self.backbone(x)
-        return torch.cat([torch.ones_like(phi[:, :1]), phi], -1)
+        return torch.cat([torch.ones_like(phi[..., :1]), phi], -1)
 
 
 def with_constant(backbone: nn.Module | None) -> nn.Module:

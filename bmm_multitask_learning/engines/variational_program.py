@@ -17,6 +17,7 @@ from torch.distributions import Normal
 from ..backbones import LatentEncoder
 from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
+from ..places import joined
 from ..posterior import WeightPosterior
 from ..sites import (
     blend,
@@ -76,13 +77,13 @@ class VariationalProgram:
         if same and self.fixed_features:
             return
         parts = list(batch.items())
-        x = torch.cat([part.x for _, part in parts])
+        x = joined([part.x for _, part in parts])
         outputs = self.network.outputs(x)
         if self.encoder is not None:
             self._laws = {name: self.encoder.law(x) for name in batch}
-        pieces = outputs.split([part.num_rows for _, part in parts])
-        for (name, part), piece in zip(parts, pieces, strict=True):
-            phi = self.network.read(self.network[name], piece, part.x, part.task)
+        sizes = [part.num_rows for _, part in parts]
+        for (name, part), h, own in zip(parts, outputs.split(sizes), x.split(sizes), strict=True):
+            phi = self.network.read(self.network[name], h, own, part.task)
             # all rows come again at every step: their layout by task stays
             again = part is self._last.get(name)
             blocks = self.batch[name].blocks if again else None

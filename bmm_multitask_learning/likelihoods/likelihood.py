@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..hyperparameters import Eta, ProbabilisticModule
+from ..places import Places
 from ..posterior import WeightPosterior
 from ..precision import Precision, RowPrecision
 from ..sizes import Sizes
 from ..statistics import RowBlocks, TaskStatistics, make_blocks
-from ..words import Words
 
 _NODES = 32
 # Tasks with no more rows than this share of the features are conditioned by their rows: measured,
@@ -59,7 +59,7 @@ class Rows:
         Features (N, W, D) are those of words, with targets (N, W): each word with one is a row.
         """
         if phi.ndim == 3:
-            words = Words.labelled(phi, y)
+            words = Places.labelled(phi, y)
             phi, y, task = words.among(phi), words.among(y), task[words.text]
             weight = None if weight is None else weight[words.text]
         y = (y[:, None] if y.ndim == 1 else y).to(phi.dtype)

@@ -14,19 +14,31 @@ from bmm_multitask_learning.metrics.regression import (
     mean_log_predictive_density,
     rmse,
 )
+from bmm_multitask_learning.metrics.spans import (
+    SpanF1,
+    SpanScore,
+    decode_tags,
+    span_f1,
+    spans,
+)
 from bmm_multitask_learning.metrics.tasks import ByTask, by_task
 
 __all__ = [
     "ByTask",
+    "SpanF1",
+    "SpanScore",
     "auc",
     "brier",
     "by_task",
     "crps",
     "crps_samples",
+    "decode_tags",
     "expected_calibration_error",
     "explained_variance",
     "interval_coverage",
     "interval_width",
     "mean_log_predictive_density",
     "rmse",
+    "span_f1",
+    "spans",
 ]
