@@ -12,7 +12,8 @@ from pydantic import ConfigDict, Field, StrictStr, create_model
 from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 
-from ..backbones.text_encoder import TextEncoder, find_text_encoder
+from ..backbones import TextEncoder, Words, find_text_encoder
+from ..family import Family
 from ..layout import Layout
 from ..model import MultitaskModel
 
@@ -109,7 +110,10 @@ class TextInputs(Inputs):
 
     def read(self, rows: Sequence[dict[str, Any]]) -> Tensor:
         [field] = self.fields
-        return self.encoder.tokens([row[field.name] for row in rows])
+        texts = [row[field.name] for row in rows]
+        for text in texts:
+            "".join(text).encode()  # half a character is refused here, with a ValueError
+        return self.encoder.tokens(texts)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         longest = max(part.shape[-1] for part in parts)
@@ -119,22 +123,22 @@ class TextInputs(Inputs):
         return torch.cat(padded)
 
 
-def make_inputs(model: MultitaskModel, layout: Layout | None, *, words: bool) -> Inputs:
-    """The inputs that a saved model reads.
+def make_inputs(model: MultitaskModel, family: Family, layout: Layout | None) -> Inputs:
+    """The inputs that a family of a saved model reads.
 
     Args:
         model: as loaded.
+        family: of the model.
         layout: of the table that `bmm-mtl fit` read, if there was one.
-        words: whether the family has a target for each word.
     """
     encoder = find_text_encoder(model.backbone)
     if encoder is not None:
+        words = isinstance(family.reader, Words)
         name = layout.columns.text if layout else "words" if words else "text"
         return TextInputs(encoder, name, words=words)
     if layout is not None:
         return ColumnInputs(layout)
     plain = isinstance(model.backbone, nn.Identity)
-    family = next(iter(model.families.values()))
     return VectorInputs(family.sizes.num_features if plain and family.reader is None else None)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel, Field
 
+from ..backbones import Words
 from ..comparison import class_probabilities
 from ..family import Family
 from ..layout import Layout
 from ..likelihoods import Bernoulli
+from ..metrics import decode_tags, spans
 from ..prediction import Prediction
 from ..tabular import TargetKind
 
@@ -71,6 +74,8 @@ class Answers(ABC):
     """From a prediction to what is sent back."""
 
     model: type[BaseModel]
+    intervals = False
+    """Whether a coverage is asked for."""
 
     @abstractmethod
     def of(
@@ -86,6 +91,8 @@ class NumberAnswers(Answers):
         layout: of the table that was fitted, if there was one.
         several: whether a row has several targets.
     """
+
+    intervals = True
 
     def __init__(self, layout: Layout | None, *, several: bool) -> None:
         self.scaled = layout if layout and layout.kind is TargetKind.REAL else None
@@ -132,6 +139,52 @@ class ClassAnswers(Answers):
         ]
 
 
+class TagAnswers(Answers):
+    """Tags of words by their names, and entities where the tags are O, B- and I-.
+
+    Tags that begin and continue entities are the most probable legal sequence.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.of_entities = all(re.fullmatch("O|[BI]-.+", name) for name in names)
+        self.model = TagAnswer
+
+    def of(
+        self, prediction: Prediction, coverage: float, rows: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        assert prediction.words is not None
+        text, place = (part.numpy() for part in prediction.words)
+        chance = _finite(class_probabilities(prediction))
+        lengths = np.bincount(text, minlength=len(rows))
+        table = np.zeros((len(rows), lengths.max(), len(self.names)))
+        table[text, place] = chance
+        method: Literal["viterbi", "greedy"] = "viterbi" if self.of_entities else "greedy"
+        known = np.zeros(len(rows), dtype=bool)
+        known[text] = torch.as_tensor(prediction.known).numpy()
+        answers = []
+        for n, tags in enumerate(decode_tags(table, self.names, lengths, method)):
+            places = [self.names.index(tag) for tag in tags]
+            answers.append(
+                {
+                    "tags": tags,
+                    "probability": table[n, np.arange(len(tags)), places].tolist(),
+                    "entities": self._entities(tags, rows[n]["words"]),
+                    "known": bool(known[n]),
+                }
+            )
+        return answers
+
+    def _entities(self, tags: list[str], words: list[str]) -> list[dict[str, Any]]:
+        if not self.of_entities:
+            return []
+        found = sorted(spans(tags), key=lambda span: span[1])
+        return [
+            {"type": kind, "start": start, "end": end, "text": " ".join(words[start:end])}
+            for kind, start, end in found
+        ]
+
+
 def _finite(values: Any) -> Floats:
     array = torch.as_tensor(values).numpy()
     if not np.isfinite(array).all():
@@ -151,6 +204,9 @@ def make_answers(family: Family, layout: Layout | None, names: tuple[str, ...]) 
         names: of the classes; none: their numbers.
     """
     outputs = family.sizes.num_outputs
+    words = isinstance(family.reader, Words)
+    if words and not family.likelihood.classes:
+        raise ValueError("a family of words can be served if its targets are classes.")
     if not family.likelihood.classes:
         return NumberAnswers(layout, several=outputs > 1)
     if isinstance(family.likelihood, Bernoulli):
@@ -161,4 +217,5 @@ def make_answers(family: Family, layout: Layout | None, names: tuple[str, ...]) 
         count = family.likelihood.get_params()["num_classes"]
     if names and len(names) != count:
         raise ValueError(f"{len(names)} names of classes are given where the model has {count}.")
-    return ClassAnswers(names or tuple(map(str, range(count))))
+    names = names or tuple(map(str, range(count)))
+    return TagAnswers(names) if words else ClassAnswers(names)

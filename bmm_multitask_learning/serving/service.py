@@ -55,21 +55,21 @@ class Service:
         self.known = frozenset(self.family.tasks)
         self.task = layout.columns.task if layout else "task"
         self.as_text = layout is not None  # the labels of a table are text
-        self.inputs: Inputs = make_inputs(model, layout, words=False)
+        self.inputs: Inputs = make_inputs(model, self.family, layout)
         self.answers: Answers = make_answers(self.family, layout, classes)
         self.facts = _facts(self.family.sizes.num_task_features, layout)
         task = InputField(self.task, StrictStr | StrictInt, self.family.tasks[0])
         title = "".join(part.capitalize() for part in name.replace("-", "_").split("_"))
         row = row_model(f"{title}Row", [task, *self.inputs.fields, *self.facts])
         rows = Annotated[list[row], Field(min_length=1, max_length=max_rows)]  # type: ignore[valid-type]
-        self.request: type[BaseModel] = create_model(
-            f"{title}Request",
-            __config__=ConfigDict(extra="forbid"),
-            rows=(rows, ...),
-            coverage=(
+        fields: dict[str, Any] = {"rows": (rows, ...)}
+        if self.answers.intervals:
+            fields["coverage"] = (
                 Annotated[float, Field(strict=True, ge=0.01, le=0.999)],
                 Field(default=_COVERAGE, description="Probability that intervals hold."),
-            ),
+            )
+        self.request: type[BaseModel] = create_model(
+            f"{title}Request", __config__=ConfigDict(extra="forbid"), **fields
         )
         self.response: type[BaseModel] = create_model(
             f"{title}Response",
@@ -92,13 +92,13 @@ class Service:
             prediction = self.model.predict(
                 x, labels, family=self.name, task_features=facts if self.facts else None
             )
-        found = {
-            coverage: self.answers.of(prediction, coverage, rows)
-            for coverage in {request.coverage for request in requests}
-        }
+        coverages = [
+            request.coverage if self.answers.intervals else _COVERAGE for request in requests
+        ]
+        found = {each: self.answers.of(prediction, each, rows) for each in set(coverages)}
         answers, start = [], 0
-        for request, part in zip(requests, parts, strict=True):
-            own = found[request.coverage][start : start + len(part)]
+        for coverage, part in zip(coverages, parts, strict=True):
+            own = found[coverage][start : start + len(part)]
             answers.append({"predictions": own})
             start += len(part)
         return answers
