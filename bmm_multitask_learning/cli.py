@@ -206,8 +206,8 @@ def demo(
 
 
 @app.command(
-    epilog="Examples: bmm-mtl fit data.csv --task school --target score --prior clustering "
-    "--out model/; bmm-mtl fit reviews.csv --text text --label label --task domain --out model/"
+    epilog="Example: bmm-mtl fit data.csv --task school --target score --out model/, or "
+    "bmm-mtl fit reviews.csv --task domain --text text --label label --out model/"
 )
 def fit(
     data: _Data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
@@ -71,7 +71,11 @@ def read_table(path: Path, *, task: str, text: str = "", separator: str = ",") -
         TableError: the file is not there, not readable as CSV, or has no rows.
     """
     try:
-        frame = pd.read_csv(path, sep=separator, dtype={task: str}, converters=_verbatim(text))
+        frame = pd.read_csv(path, sep=separator, dtype={task: str})
+        if text in frame:  # as it stands in the file, even if that is "NA" or a number
+            frame[text] = pd.read_csv(
+                path, sep=separator, usecols=[text], dtype=str, keep_default_na=False
+            )[text]
     except FileNotFoundError:
         raise TableError(f"there is no file {path}. Check the spelling and the folder.") from None
     except pd.errors.EmptyDataError:
@@ -86,11 +90,6 @@ def read_table(path: Path, *, task: str, text: str = "", separator: str = ",") -
     if frame.empty:
         raise TableError(f"{path} has a header but no rows. Give at least one row.")
     return frame
-
-
-def _verbatim(text: str) -> dict[str, Callable[[str], str]]:
-    """A sentence is what the file has, even if that is "NA" or a number."""
-    return {text: str} if text else {}
 
 
 def check_columns(frame: pd.DataFrame, wanted: Sequence[str]) -> None:
