@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -15,27 +13,26 @@ from rich.markup import escape
 
 from . import __version__, benchmarks, metrics
 from .backbones import SentenceEncoder, WithConstant
+from .choices import (
+    BENCHMARKS,
+    LIKELIHOODS,
+    PRIORS,
+    USUAL,
+    WIDE_PRIORS,
+    LikelihoodName,
+    PriorName,
+    Target,
+)
 from .comparison import class_probabilities
 from .console import ERR, OUT, advice, print_table
 from .cross_validation import compare as compare_priors
 from .data import LeaveTasksOut, TaskData
 from .fitting import fit as fit_model
 from .layout import Layout
-from .likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, StudentT
 from .model import MultitaskModel
 from .persistence import load
 from .prediction import Prediction
-from .priors import (
-    IndependentTasks,
-    LatentHierarchy,
-    PooledTasks,
-    SharedGaussian,
-    SparseBayesian,
-    TaskClustering,
-    TaskCovariance,
-    TaskPrior,
-    VariationalWeighting,
-)
+from .priors import TaskClustering
 from .priors.task_covariance import MAX_WEIGHTS
 from .report import write_report
 from .tabular import (
@@ -60,83 +57,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
 )
-
-
-# ---- names --------------------------------------------------------------------------------------
-
-
-class PriorName(StrEnum):
-    """How tasks belong together."""
-
-    SHARED = "shared"
-    CLUSTERING = "clustering"
-    HIERARCHY = "hierarchy"
-    SPARSE = "sparse"
-    COVARIANCE = "covariance"
-    WEIGHTING = "weighting"
-    INDEPENDENT = "independent"
-    POOLED = "pooled"
-
-
-class LikelihoodName(StrEnum):
-    """What the target is."""
-
-    GAUSSIAN = "gaussian"
-    STUDENT_T = "student-t"
-    POISSON = "poisson"
-    BERNOULLI = "bernoulli"
-    CATEGORICAL = "categorical"
-
-
-class _Target(NamedTuple):
-    kind: TargetKind
-    likelihood: Callable[[int], Likelihood]  # of the number of classes
-
-
-PRIORS: dict[PriorName, Callable[[int | None, bool], TaskPrior]] = {
-    PriorName.SHARED: lambda clusters, gating: SharedGaussian(),
-    PriorName.CLUSTERING: lambda clusters, gating: TaskClustering(
-        clusters or "auto", gating=gating
-    ),
-    PriorName.HIERARCHY: lambda clusters, gating: LatentHierarchy(),
-    PriorName.SPARSE: lambda clusters, gating: SparseBayesian(),
-    PriorName.COVARIANCE: lambda clusters, gating: TaskCovariance(),
-    PriorName.WEIGHTING: lambda clusters, gating: VariationalWeighting(),
-    PriorName.INDEPENDENT: lambda clusters, gating: IndependentTasks(),
-    PriorName.POOLED: lambda clusters, gating: PooledTasks(),
-}
-LIKELIHOODS: dict[LikelihoodName, _Target] = {
-    LikelihoodName.GAUSSIAN: _Target(TargetKind.REAL, lambda classes: Gaussian()),
-    LikelihoodName.STUDENT_T: _Target(TargetKind.REAL, lambda classes: StudentT()),
-    LikelihoodName.POISSON: _Target(TargetKind.COUNT, lambda classes: Poisson()),
-    LikelihoodName.BERNOULLI: _Target(TargetKind.BINARY, lambda classes: Bernoulli()),
-    LikelihoodName.CATEGORICAL: _Target(TargetKind.CLASSES, Categorical),
-}
-
-# Where features are many and of one scale, as those of sentences.
-WIDE_PRIORS: dict[PriorName, Callable[[int | None, bool], TaskPrior]] = PRIORS | {
-    PriorName.SHARED: lambda clusters, gating: SharedGaussian("isotropic"),
-    PriorName.CLUSTERING: lambda clusters, gating: TaskClustering(
-        clusters or "auto", gating=gating, covariance="isotropic"
-    ),
-    PriorName.HIERARCHY: lambda clusters, gating: LatentHierarchy("isotropic"),
-    PriorName.COVARIANCE: lambda clusters, gating: TaskCovariance("isotropic"),
-}
-# What a target is taken for, where the likelihood is not said.
-USUAL = {
-    TargetKind.REAL: LikelihoodName.GAUSSIAN,
-    TargetKind.BINARY: LikelihoodName.BERNOULLI,
-    TargetKind.CLASSES: LikelihoodName.CATEGORICAL,
-}
-
-BENCHMARKS = {
-    each.name: each
-    for each in (
-        *(benchmarks.SCHOOL, benchmarks.LANDMINE, benchmarks.SENTIMENT, benchmarks.SARCOS),
-        *(benchmarks.OFFICE, benchmarks.YEAST, benchmarks.PARKINSONS, benchmarks.PLANTED),
-        *(benchmarks.UNRELATED, benchmarks.ROTATED_MNIST, benchmarks.LANDMINE_TREES),
-    )
-}
 
 _Data = Annotated[Path, typer.Argument(help="A CSV file with a header, a row per observation.")]
 _Task = Annotated[str, typer.Option("--task", help="Column of the task labels.")]
@@ -406,7 +326,7 @@ def _read(
     likelihood: LikelihoodName | None,
     separator: str,
     encoder: SentenceEncoder | None = None,
-) -> tuple[TaskData, Layout, _Target]:
+) -> tuple[TaskData, Layout, Target]:
     """The rows in the user's units, their layout, and what the target is."""
     frame = read_table(path, task=columns.task, text=columns.text, separator=separator)
     columns, left_out = choose_features(frame, columns)
