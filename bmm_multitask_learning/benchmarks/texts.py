@@ -37,9 +37,8 @@ from .protocol import Forecast, Method, Metric, Problem, Protocol, Rows, Split
 ENCODER = "all-MiniLM-L6-v2"
 # words of a text that are read; sentences of more words than the second are left out
 LONGEST, LONGEST_SENTENCE = 48, 32
-REVIEWS, TEXTS_, SENTENCES = 50, 1000, 800
-REVIEWS_TEST, TEST = 100, 1000
-# of words' states; sentences keep all 384 features
+REVIEWS, TEXTS_, SENTENCES = 50, 500, 400
+REVIEWS_TEST, TEST = 50, 500
 COMPONENTS = 96
 TRAINED_LAYERS = 2
 STEPS, ROWS = 100, 32
@@ -61,8 +60,9 @@ answer (TREC, 6 classes), subjectivity (Subj) and named entities in four corpora
 own six types; BTC, wikigold and SEC with persons, places and organisations. {TEXTS_} train texts
 of TREC and of Subj are drawn at random, and {SENTENCES} sentences, of {LONGEST_SENTENCE} words at
 most, of each corpus of names; 3 draws. Test texts are the first {TEST} of each corpus's own test
-part, of reviews {REVIEWS_TEST} a kind. Words are read by the first {COMPONENTS} principal
-components of their states. *One model*: five families, each with `SharedGaussian("isotropic")`
+part, of reviews {REVIEWS_TEST} a kind. Sentences are the mean of their tokens' states, words the
+state of their first token; of either the first {COMPONENTS} principal components are the features.
+*One model*: five families, each with `SharedGaussian("isotropic")`
 over its tasks. *Alone*: a model a task, `IndependentTasks`, with an encoder of its own. *Frozen*:
 the encoder stays as it is, heads in closed form. *Trained*: its last {TRAINED_LAYERS} layers are
 trained with the heads by `SVI`, {STEPS} steps of {ROWS} texts a family, rates {ENCODER_RATE} and
@@ -108,32 +108,31 @@ class Texts(NamedTuple):
 
     def family(self, prior: Prior, encoder: SentenceEncoder) -> Family:
         """A family for these texts: words where they have tags, else sentences."""
-        reader: nn.Module = Pooled("mean", constant=True)
-        if self.tags:
-            reader = Components(encoder, self.train)
-        return Family(prior(), self.likelihood(), reader=reader)
+        reader = Words() if self.tags else Pooled("mean")
+        return Family(prior(), self.likelihood(), reader=Components(reader, encoder, self.train))
 
 
 class Components(nn.Module):
-    """The first principal components of words' states, as the untrained encoder makes them."""
+    """The first principal components of what a reader makes of the untrained encoder's states."""
 
+    centre: Tensor
     basis: Tensor
 
-    def __init__(self, encoder: SentenceEncoder, part: Part) -> None:
+    def __init__(self, reader: nn.Module, encoder: SentenceEncoder, part: Part) -> None:
         super().__init__()
-        self.words = Words()
+        self.reader = reader
         x = encoder.tokens(part.texts)
         with torch.no_grad():
-            phi = self.words(encoder(x), x)
-        phi = phi[~phi[..., 0].isnan()]
+            phi = self.reader(encoder(x), x).flatten(0, -2)
+        phi = phi[~phi[:, 0].isnan()]
         self.register_buffer("centre", phi.mean(0))
         values, vectors = torch.linalg.eigh((phi - self.centre).T @ (phi - self.centre))
-        scale = (len(phi) / values[-COMPONENTS:].sum()).sqrt()
+        scale = (len(phi) * COMPONENTS / values[-COMPONENTS:].sum()).sqrt()
         self.register_buffer("basis", vectors[:, -COMPONENTS:] * scale)
 
     def forward(self, h: Tensor, x: Tensor, task: Tensor) -> Tensor:
-        """Features (N, W, 1 + COMPONENTS); NaN where there is no word."""
-        z = (self.words(h, x) - self.centre) @ self.basis
+        """Features (..., 1 + COMPONENTS) of unit mean square; NaN where there is no word."""
+        z = (self.reader(h, x, task) - self.centre) @ self.basis
         return torch.cat([1 + 0 * z[..., :1], z], -1)
 
 
