@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, final
 import torch
 
 from ..data import Sampler, TaskData
-from ..processes import broadcast
+from ..processes import broadcast, num_processes
 from ..weighting import LossWeighting
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Keeper, identity_of
@@ -138,6 +138,10 @@ class SVI:
     ) -> FitResult:
         """Fit a built model in place."""
         self._check_precision(model)
+        if self.weighting is not None and num_processes() > 1:
+            raise ValueError(
+                f"weighting= learns from the losses of one process; got {num_processes()} of them."
+            )
         broadcast(model.feature_modules)
         keeper = None
         if self.checkpoint is not None:
