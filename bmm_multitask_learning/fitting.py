@@ -109,6 +109,8 @@ def choose_engine(model: MultitaskModel) -> tuple[Engine, str]:
             return SVI(), f" (chosen: {type(family.likelihood).__name__} has no closed form)"
         if not family.prior.closed_form:
             return SVI(), f" (chosen: {type(family.prior).__name__} has no closed form)"
+        if family.prior.amortised is not None:
+            return SVI(), " (chosen: the amortised classifier is trained)"
     return CoordinateAscent(), " (chosen: closed form, nothing to train in the backbone)"
 
 

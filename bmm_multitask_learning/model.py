@@ -291,7 +291,8 @@ class MultitaskModel(nn.Module):
         In a family of words each word is a row, text after text.
 
         Args:
-            x: (N, ...) inputs.
+            x: (N, ...) inputs; a list of strings, or of lists of words, where the backbone is a
+                text encoder.
             task: (N,) labels, or one label for all rows. A label outside the fit gets the
                 population's prediction, with one warning.
             family: which family, where there are several.
@@ -305,7 +306,7 @@ class MultitaskModel(nn.Module):
         """Predictions of several families at the same inputs, from one pass of the backbone.
 
         Args:
-            x: (N, ...) inputs.
+            x: as `predict` takes them.
             tasks: for each family wanted, (N,) labels or one label, as `predict` takes them.
         """
         inputs = Inputs.of(self, x)

@@ -14,10 +14,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .backbones import MLP
+from .backbones import (
+    MLP,
+    Backbone,
+    CachedFeatures,
+    Pooled,
+    SentenceEncoder,
+    TransformerEncoder,
+    WithConstant,
+    Words,
+    heads_only,
+)
 from .family import Family
 from .hyperparameters import ProbabilisticModule
-from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from .likelihoods import Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT
 from .model import MultitaskModel
 from .priors import (
     IndependentTasks,
@@ -39,9 +49,15 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 _CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(IndependentTasks, LatentHierarchy, PooledTasks, SharedGaussian, SparseBayesian),
     *(TaskClustering, TaskCovariance, TaskMean, VariationalWeighting),
-    *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
+    *(Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT),
 )
-_BACKBONES: dict[str, type[nn.Module]] = {"Identity": nn.Identity, "MLP": MLP}
+_BACKBONES: dict[str, type[nn.Module]] = {
+    cls.__name__: cls
+    for cls in (
+        *(nn.Identity, MLP, WithConstant, SentenceEncoder, TransformerEncoder, CachedFeatures),
+        *(Pooled, Words),
+    )
+}
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
 
@@ -87,7 +103,7 @@ def load(
         classes: priors and likelihoods of your own that the model uses; nothing is imported by
             the name that a file gives.
         backbone: a module of the same architecture as the saved one, if it was not the identity or
-            an `MLP`; it takes the saved parameters.
+            one of this library's; it takes the saved parameters.
 
     Raises:
         FileNotFoundError: if the folder or one of its files is not there.
@@ -110,7 +126,11 @@ def load(
     known = {cls.__name__: cls for cls in (*_CLASSES, *classes)}
     try:
         families = {
-            name: Family(_construct(part["prior"], known), _construct(part["likelihood"], known))
+            name: Family(
+                _construct(part["prior"], known),
+                _construct(part["likelihood"], known),
+                reader=_reader(part),
+            )
             for name, part in config["families"].items()
         }
         model = MultitaskModel(
@@ -139,17 +159,19 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "dtype": str(model.dtype),
         "single": model.single,
-        "backbone": _describe_backbone(model.backbone),
         "families": {
             name: {
                 "prior": _describe(family.prior),
                 "likelihood": _describe(family.likelihood),
+                "reader": None if family.reader is None else _describe_backbone(family.reader),
                 "sizes": vars(family.sizes),
                 "tasks": list(family.tasks),
                 "rows_per_task": list(family.rows_per_task),
             }
             for name, family in model.families.items()
         },
+        # last: a tokenizer in it is long
+        "backbone": _describe_backbone(model.backbone),
     }
 
 
@@ -165,15 +187,16 @@ def _as_list(array: NDArray[Any] | Tensor) -> Any:
 
 
 def _describe_backbone(backbone: nn.Module) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    if isinstance(backbone, MLP):
-        arguments = {
-            "in_features": backbone.in_features,
-            "hidden": list(backbone.hidden),
-            "activation": backbone.activation,
-            "constant": backbone.constant,
-        }
-    return {"class": type(backbone).__name__, "arguments": arguments}
+    arguments = backbone.arguments() if isinstance(backbone, Backbone) else {}
+    modules = {n: v for n, v in arguments.items() if isinstance(v, nn.Module)}
+    plain = {n: v for n, v in arguments.items() if n not in modules}
+    nested = {n: _describe_backbone(module) for n, module in modules.items()}
+    return {
+        "class": type(backbone).__name__,
+        "arguments": plain,
+        "modules": nested,
+        "frozen": not any(p.requires_grad for p in backbone.parameters()),
+    }
 
 
 def _construct(description: dict[str, Any], known: dict[str, type[ProbabilisticModule]]) -> Any:
@@ -200,7 +223,15 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
             f"the model has a backbone of the class {name}: give a module of the same "
             "architecture, load(path, backbone=...), which takes the saved parameters."
         )
-    return _BACKBONES[name](**description["arguments"])
+    # files of older releases have no modules within a backbone, and do not say whether it trains
+    parts = {n: _backbone(d, None) for n, d in description.get("modules", {}).items()}
+    backbone = _BACKBONES[name](**description["arguments"], **parts)
+    return heads_only(backbone) if description.get("frozen", False) else backbone
+
+
+def _reader(part: dict[str, Any]) -> nn.Module | None:
+    description = part.get("reader")  # files of older releases have none
+    return None if description is None else _backbone(description, None)
 
 
 def _rebuild(family: Family, part: dict[str, Any], dtype: torch.dtype) -> None:

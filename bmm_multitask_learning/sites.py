@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
 
 from .hyperparameters import Eta
-from .likelihoods import Likelihood, QuadraticLikelihood, Rows
+from .likelihoods import Categorical, Likelihood, QuadraticLikelihood, Rows
 from .posterior import WeightPosterior
 from .priors import TaskPrior
 from .statistics import TaskStatistics, combined
@@ -88,6 +88,13 @@ def first_factor(likelihood: Likelihood, rows: Rows, theta: Eta) -> TaskStatisti
     mean = likelihood.first_latent(rows)[:, None]
     variance = torch.full_like(mean, _FIRST_VARIANCE)
     return local_factor(likelihood, rows, torch.ones_like(mean[..., 0]), mean, variance, theta)
+
+
+def amortised_factor(prior: TaskPrior, likelihood: Likelihood, rows: Rows) -> TaskStatistics:
+    """The factors that the prior's network makes of the mean feature of each task and class."""
+    assert isinstance(likelihood, Categorical)  # `Family.build` asked for it
+    assert prior.classifier is not None
+    return prior.classifier(*likelihood.class_means(rows), prior.scatter)
 
 
 def tasks_posterior(prior: TaskPrior, sites: TaskStatistics) -> WeightPosterior:

@@ -151,7 +151,7 @@ def test_predictions_average_over_the_codes():
     model, data, _ = fitted()
     x, task = data.x[:4], data.task[:4]
     with torch.no_grad():
-        mean, variance = model.latent(model.weights, x, task)
+        mean, variance = model.latent(model.weights, model.features(x, task), x, task)
         codes = model.backbone.law(x).sample((4000,))  # (S, N, D)
     W = model.weights.sample(4000, seed=1)[:, task]  # (S, N, O, D + 1)
     phi = torch.cat([torch.ones_like(codes[..., :1]), codes], -1)

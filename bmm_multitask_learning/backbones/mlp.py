@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+
+from .backbone import Backbone
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
 @final
-class MLP(nn.Module):
+class MLP(Backbone):
     r"""$\phi(x) = (1, g(W_L \cdots g(W_1 x + b_1) \cdots + b_L))$ with a constant in front.
 
     Args:
@@ -73,6 +75,14 @@ class MLP(nn.Module):
                 bound = 1 / math.sqrt(layer.in_features)
                 layer.weight.uniform_(-bound, bound, generator=generator)
                 layer.bias.uniform_(-bound, bound, generator=generator)
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "in_features": self.in_features,
+            "hidden": list(self.hidden),
+            "activation": self.activation,
+            "constant": self.constant,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, D) of inputs (N, in_features)."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from .backbone import Backbone
 from .latent_encoder import LatentEncoder
 from .mlp import MLP
 
 
 @final
-class WithConstant(nn.Module):
+class WithConstant(Backbone):
     """A backbone whose features begin with a constant 1, the intercept of every task.
 
     Args:
@@ -27,10 +28,13 @@ class WithConstant(nn.Module):
         super().__init__()
         self.backbone = backbone
 
+    def arguments(self) -> dict[str, Any]:
+        return {"backbone": self.backbone}
+
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, 1 + D)."""
         phi = self.backbone(x)
-        return torch.cat([torch.ones_like(phi[:, :1]), phi], -1)
+        return torch.cat([torch.ones_like(phi[..., :1]), phi], -1)
 
 
 def with_constant(backbone: nn.Module | None) -> nn.Module:

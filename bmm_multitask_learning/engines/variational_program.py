@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast, final
 
 import pyro
@@ -17,9 +17,11 @@ from torch.distributions import Normal
 from ..backbones import LatentEncoder
 from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
+from ..places import joined
 from ..posterior import WeightPosterior
 from ..processes import all_reduce_sum
 from ..sites import (
+    amortised_factor,
     blend,
     expected_log_prob,
     fold_statistics,
@@ -140,12 +142,25 @@ class VariationalProgram:
             with scope(prefix=name):
                 eta = family.prior.hyperprior()
                 theta = self._theta[name] = family.likelihood.hyperprior()
-                sites = family.prior.reduce(self.sites[name])
+                sites = family.prior.reduce(self._sites(name))
                 posterior, divergence = self.guides[name].weights(family.prior, eta, sites)
                 pyro.factor("weights", -divergence)
                 pyro.factor("targets", self._expected_log_likelihood(name, posterior, theta))
                 if self.encoder is not None:
                     pyro.factor("codes", self._codes(self.encoder, name))
+
+    def _sites(self, name: str) -> TaskStatistics:
+        """The factors of the tasks: those that natural gradients move, or a network's."""
+        family = self.network[name]
+        if family.prior.classifier is None:
+            return self.sites[name]
+        return amortised_factor(family.prior, family.likelihood, self.batch[name])
+
+    def _free(self) -> list[str]:
+        """Families whose factors natural gradients move."""
+        return [
+            n for n, family in self.network.families.items() if family.prior.classifier is None
+        ]
 
     def _codes(self, encoder: LatentEncoder, name: str) -> Tensor:
         r"""$\log p(\beta) - \sum_n KL(q(z \mid x_n) \| p(z \mid x_n, D_{\setminus t}))$."""
@@ -171,8 +186,8 @@ class VariationalProgram:
     def factors(self) -> dict[str, TaskStatistics]:
         """The factors of the tasks that the last batch saw, scaled to the whole."""
         return {
-            name: self._factor(name, {n: value.detach() for n, value in theta.items()})
-            for name, theta in self._theta.items()
+            name: self._factor(name, {n: v.detach() for n, v in self._theta[name].items()})
+            for name in self._free()
         }
 
     @torch.no_grad()
@@ -246,9 +261,9 @@ class VariationalProgram:
                 guide.place(prior)
                 prior.set_eta(guide.prior.median())
                 family.likelihood.set_eta(guide.likelihood.median())
-                sites = prior.reduce(self.sites[name])
-                posterior, _ = guide.weights(prior, prior.eta, sites)
-                prior.settle(self.sites[name], prior.expand(posterior))
+                sites = self._sites(name)
+                posterior, _ = guide.weights(prior, prior.eta, prior.reduce(sites))
+                prior.settle(sites, prior.expand(posterior))
                 family.set_posterior(posterior)
 
     def _posterior_given(self, name: str, sites: TaskStatistics) -> WeightPosterior:
@@ -277,7 +292,7 @@ class VariationalProgram:
             if family.prior.renew(functools.partial(self._folds, name)):
                 changed = True
                 guide.follow(family.prior)
-                for point in guide.points.values():
+                for point in guide.points:
                     optimiser.state.pop(point, None)
         jumps = [(before, self._bound(data))] if changed else []
         self.network.feature_modules.train(not self.fixed_features)
@@ -311,10 +326,10 @@ class VariationalProgram:
         self.publish()
         with torch.no_grad(), pyro.validation_enabled(is_validate=False):
             self.load(data, shared=True)
-            for name, family in self.network.families.items():
+            for name in self._free():
                 condition = functools.partial(self._posterior_given, name)
-                rows = self.batch[name]
-                self.sites[name] = refine(condition, family.likelihood, rows, self.sites[name])
+                likelihood, rows = self.network[name].likelihood, self.batch[name]
+                self.sites[name] = refine(condition, likelihood, rows, self.sites[name])
             return self._bound(data)
 
     def diagnose(self, step: int) -> str:
@@ -332,15 +347,6 @@ class VariationalProgram:
             "standardised inputs and targets, or weight_decay for the backbone; see the "
             "troubleshooting page."
         )
-
-
-def joined(inputs: Sequence[Tensor]) -> Tensor:
-    """Rows of several families as one; rows of tokens are padded to the longest by -1."""
-    if inputs[0].is_floating_point():
-        return torch.cat(list(inputs))
-    longest = max(x.shape[-1] for x in inputs)
-    pad = torch.nn.functional.pad
-    return torch.cat([pad(x, (0, longest - x.shape[-1]), value=-1) for x in inputs])
 
 
 def _encoder(model: MultitaskModel) -> LatentEncoder | None:

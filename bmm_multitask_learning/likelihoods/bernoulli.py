@@ -102,3 +102,6 @@ class Bernoulli(QuadraticLikelihood[TiltedRows]):
 
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
         return torch.distributions.Bernoulli(logits=f, validate_args=False)
+
+    def probability(self, f: Tensor, theta: Eta) -> Tensor:
+        return f.sigmoid()

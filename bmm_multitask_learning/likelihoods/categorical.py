@@ -80,6 +80,18 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
                 "or use MultitaskClassifier, which does it."
             )
 
+    def class_means(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        r"""$\tfrac{1}{n_{tc}}\sum_{n \in tc}\phi_n$, (K, O, D), and $n_{tc}$, (K, O).
+
+        Rows count by their weights; a class without rows has a mean of zeros.
+        """
+        K, O = rows.num_tasks, self.num_classes
+        cell = rows.task * O + rows.y[:, 0].long()
+        count = rows.sum_within(rows.weight[:, 0], cell, K * O)
+        total = rows.sum_within(rows.weight * rows.phi, cell, K * O)
+        mean = total / torch.where(count > 0, count, 1.0)[:, None]
+        return mean.unflatten(0, (K, O)), count.unflatten(0, (K, O))
+
     def register_hyperparameters(self, like: Tensor) -> None:
         """There are none."""
 
@@ -131,6 +143,9 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
         return torch.distributions.Categorical(logits=f, validate_args=False)
 
+    def probability(self, f: Tensor, theta: Eta) -> Tensor:
+        return f.softmax(-1)
+
     def log_prob(self, rows: Rows, f: Tensor, theta: Eta) -> Tensor:
         log_prob = self.conditional(f, rows.task, theta).log_prob(rows.y)
         return rows.weight * log_prob
@@ -143,7 +158,7 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
     def predictive(
         self, log_weights: Tensor, mean: Tensor, variance: Tensor, task: Tensor
     ) -> tuple[Tensor, Distribution]:
-        probability = self._latent_draws(mean, variance).softmax(-1).mean(-2)
+        probability = self.probability(self._latent_draws(mean, variance), self.eta).mean(-2)
         return log_weights, torch.distributions.Categorical(probs=probability, validate_args=False)
 
     def _latent_draws(self, mean: Tensor, variance: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..hyperparameters import Eta, ProbabilisticModule
+from ..places import Places
 from ..posterior import WeightPosterior
 from ..precision import Precision, RowPrecision
 from ..processes import all_reduce_max, all_reduce_sum, num_processes, sum_before
 from ..sizes import Sizes
 from ..statistics import RowBlocks, TaskStatistics, make_blocks, task_sum
-from ..words import Words
 
 _NODES = 32
 # Tasks with no more rows than this share of the features are conditioned by their rows: measured,
@@ -63,7 +63,7 @@ class Rows:
         Features (N, W, D) are those of words, with targets (N, W): each word with one is a row.
         """
         if phi.ndim == 3:
-            words = Words.labelled(phi, y)
+            words = Places.labelled(phi, y)
             phi, y, task = words.among(phi), words.among(y), task[words.text]
             weight = None if weight is None else weight[words.text]
         y = (y[:, None] if y.ndim == 1 else y).to(phi.dtype)
@@ -100,7 +100,11 @@ class Rows:
 
     def sum_by_task(self, value: Tensor) -> Tensor:
         """The sum of (N, ...) values within each task: (K, ...)."""
-        return self._added(task_sum(value, self.task, self.num_tasks))
+        return self.sum_within(value, self.task, self.num_tasks)
+
+    def sum_within(self, value: Tensor, cell: Tensor, num_cells: int) -> Tensor:
+        """The sum of (N, ...) values within each cell, by the cell (N,) of each row."""
+        return self._added(task_sum(value, cell, num_cells))
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of (N, ...) values over all rows."""
@@ -174,6 +178,10 @@ class Likelihood(ProbabilisticModule):
             task: (N,) task index of each row; -1 for a task outside the fit.
             theta: hyperparameters.
         """
+
+    def probability(self, f: Tensor, theta: Eta) -> Tensor:
+        """Probabilities of the classes at latents f (..., O), where targets are classes."""
+        raise NotImplementedError(f"{type(self).__name__} is no likelihood of classes.")
 
     def log_prob(self, rows: Rows, f: Tensor, theta: Eta) -> Tensor:
         """Weighted log likelihood of each row at latents f (N, J, O), (N, J)."""

@@ -1,14 +1,15 @@
-"""Rows that hold several words: features (N, W, D) as one row for each word."""
+"""Rows that hold several words or tokens, as many as they happen to have."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-class Words(NamedTuple):
+class Places(NamedTuple):
     """Where the words of N texts stand in features (N, W, D).
 
     text: (M,) number of the text of each word.
@@ -19,12 +20,12 @@ class Words(NamedTuple):
     place: Tensor
 
     @classmethod
-    def of(cls, phi: Tensor) -> Words:
+    def of(cls, phi: Tensor) -> Places:
         """All words: features (N, W, D) are NaN at places that hold none."""
         return cls(*(~phi[..., 0].isnan()).nonzero(as_tuple=True))
 
     @classmethod
-    def labelled(cls, phi: Tensor, y: Tensor) -> Words:
+    def labelled(cls, phi: Tensor, y: Tensor) -> Places:
         """The words with a label y (N, V) that is not NaN.
 
         Raises:
@@ -50,3 +51,12 @@ class Words(NamedTuple):
         if beyond > 0:
             value = torch.nn.functional.pad(value, (0, beyond), value=torch.nan)
         return value[self.text, self.place]
+
+
+def joined(inputs: Sequence[Tensor]) -> Tensor:
+    """Inputs of several families as one; rows of tokens are padded to the same length."""
+    if inputs[0].is_floating_point():
+        return torch.cat(list(inputs))
+    length = max(x.shape[-1] for x in inputs)
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(x, (0, length - x.shape[-1]), value=-1) for x in inputs])
