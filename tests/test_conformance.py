@@ -201,7 +201,7 @@ def test_no_sync_in_a_step_of_svi(make_prior, likelihood):
         with pyro.validation_enabled(False):
             elbo = TraceMeanField_ELBO()
             elbo.differentiable_loss(program.model, program.guide).backward()
-        program.move_sites(0.5)
+        program.move_sites(program.factors(), 0.5)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -164,7 +164,7 @@ def _step(repeats: int = 600) -> list[dict[str, object]]:
         }
     eta, theta = dict(prior.eta), dict(model.likelihood.eta)
     program = VariationalProgram(model, named, sites)
-    optimiser = program.optimiser(0.01, 0.0)
+    optimiser = torch.optim.AdamW(program.gradient_parameters(), lr=0.01)
     elbo = TraceMeanField_ELBO()
     on_statistics, on_rows = (
         PlainLoop(
@@ -189,7 +189,7 @@ def _step(repeats: int = 600) -> list[dict[str, object]]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(program.gradient_parameters(), 10.0 * program.num_rows)
         optimiser.step()
-        program.move_sites(1.0)
+        program.move_sites(program.factors(), 1.0)
 
     def our_bound() -> float:
         program.load(named)

@@ -85,7 +85,7 @@ class Fixed:
             self.bound()
             self.program._theta["tasks"] = self.family.likelihood.eta
             before = self.program.sites["tasks"].b
-            self.program.move_sites(rate)
+            self.program.move_sites(self.program.factors(), rate)
             after = self.program.sites["tasks"].b
             if bool((after - before).abs().max() <= 1e-9 * after.abs().max()):
                 break
