@@ -119,7 +119,7 @@ def test_a_wrong_tree_is_replaced_and_the_jump_is_reported():
     prior.register_buffer("merges", wrong.merges)
     prior.register_buffer("heights", wrong.heights)
     guide.follow(prior)
-    optimiser = program.optimiser(0.01, 0.0)
+    optimiser = torch.optim.AdamW(program.gradient_parameters())
     ((before, after),) = program.renew({"tasks": data}, optimiser)
     assert after > before + 20
     assert prior.tree.clades().keys() == sought.clades().keys()
@@ -133,7 +133,7 @@ def test_a_tree_of_the_same_clades_keeps_its_heights():
     moved = prior.heights.square()
     prior.register_buffer("heights", moved)
     guide.follow(prior)
-    assert program.renew({"tasks": data}, program.optimiser(0.01, 0.0)) == []
+    assert program.renew({"tasks": data}, torch.optim.AdamW(program.gradient_parameters())) == []
     torch.testing.assert_close(prior.heights, moved, rtol=1e-3, atol=1e-3)
 
 

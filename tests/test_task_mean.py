@@ -188,7 +188,9 @@ def test_svi_moves_and_seeks_anew_a_tree_within():
         assert torch.equal(tree.heights, HeightsTransform()(guide.points[0]))
     tree.register_buffer("merges", caterpillar(8, sought.heights).merges)
     guide.follow(model.prior)
-    ((before, after),) = program.renew({"tasks": data}, program.optimiser(0.01, 0.0))
+    ((before, after),) = program.renew(
+        {"tasks": data}, torch.optim.AdamW(program.gradient_parameters())
+    )
     assert after > before
     assert tree.tree.clades().keys() == sought.clades().keys()
     fit(model, data, engine=SVI(steps=40, lr=0.05), progress=False)

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from ..family import Family
     from ..model import MultitaskModel
 
-
 # Relative rise over a cycle at which a tangent bound gives way to the ELBO.
 _NEAR = 1e-3
 
@@ -90,12 +89,10 @@ class CoordinateAscent:
         if any(p.requires_grad for p in model.feature_modules.parameters()):
             return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():
-            results = [
-                self.fit_family(
-                    model[name], model.rows(name, part, shared=True), generator, progress=progress
-                )
-                for name, part in data.items()
-            ]
+            results = []
+            for name, part in data.items():
+                rows = model.rows(name, part, shared=True)
+                results.append(self.fit_family(model[name], rows, generator, progress=progress))
         return _combine(results)
 
     def fit_family(

@@ -9,6 +9,7 @@ import torch
 
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
+from ..processes import broadcast
 from ..sites import blend, first_factor, fold_statistics, latent_moments, local_factor
 from ..statistics import TaskStatistics
 from .coordinate_ascent import CoordinateAscent
@@ -35,6 +36,7 @@ def _laplace_start(family: Family, rows: Rows, generator: torch.Generator) -> Ta
     """A few rounds of factors at the posterior's own moments, from latents near the targets."""
     prior, likelihood = family.prior, family.likelihood
     likelihood.initialise(rows)
+    broadcast(likelihood)  # where it looked at its own process's rows alone
     sites = first_factor(likelihood, rows, likelihood.eta)
     prior.initialise(prior.reduce(sites), generator, 0)
     count = 0

@@ -87,8 +87,8 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         """
         K, O = rows.num_tasks, self.num_classes
         cell = rows.task * O + rows.y[:, 0].long()
-        count = task_sum(rows.weight[:, 0], cell, K * O)
-        total = task_sum(rows.weight * rows.phi, cell, K * O)
+        count = rows.sum_within(rows.weight[:, 0], cell, K * O)
+        total = rows.sum_within(rows.weight * rows.phi, cell, K * O)
         mean = total / torch.where(count > 0, count, 1.0)[:, None]
         return mean.unflatten(0, (K, O)), count.unflatten(0, (K, O))
 

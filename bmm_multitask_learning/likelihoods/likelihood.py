@@ -100,7 +100,11 @@ class Rows:
 
     def sum_by_task(self, value: Tensor) -> Tensor:
         """The sum of (N, ...) values within each task: (K, ...)."""
-        return self._added(task_sum(value, self.task, self.num_tasks))
+        return self.sum_within(value, self.task, self.num_tasks)
+
+    def sum_within(self, value: Tensor, cell: Tensor, num_cells: int) -> Tensor:
+        """The sum of (N, ...) values within each cell, by the cell (N,) of each row."""
+        return self._added(task_sum(value, cell, num_cells))
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum of (N, ...) values over all rows."""

@@ -164,7 +164,7 @@ def _step(repeats: int = 600) -> list[dict[str, object]]:
         }
     eta, theta = dict(prior.eta), dict(model.likelihood.eta)
     program = VariationalProgram(model, named, sites)
-    optimiser = program.optimiser(0.01, 0.0)
+    optimiser = torch.optim.AdamW(program.gradient_parameters(), lr=0.01)
     elbo = TraceMeanField_ELBO()
     on_statistics, on_rows = (
         PlainLoop(

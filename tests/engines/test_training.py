@@ -24,7 +24,8 @@ from bmm_multitask_learning import (
 )
 from bmm_multitask_learning.backbones import MLP
 from bmm_multitask_learning.engines import Callback, Checkpoint, TensorBoard, Unfreezing
-from bmm_multitask_learning.engines.variational_program import VariationalProgram, joined
+from bmm_multitask_learning.engines.variational_program import VariationalProgram
+from bmm_multitask_learning.places import joined
 
 from ..cases import make_data
 
