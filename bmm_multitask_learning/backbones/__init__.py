@@ -3,6 +3,7 @@
 from .backbone import Backbone
 from .latent_encoder import LatentEncoder
 from .mlp import MLP
+from .parameter_prior import ParameterPrior
 from .readers import Pooled, Words
 from .sentence_encoder import SentenceEncoder
 from .text_encoder import TextEncoder, find_text_encoder
@@ -13,6 +14,7 @@ __all__ = [
     "MLP",
     "Backbone",
     "LatentEncoder",
+    "ParameterPrior",
     "Pooled",
     "SentenceEncoder",
     "TextEncoder",
