@@ -17,8 +17,15 @@ from torch import Tensor, nn
 from .backbones import (
     MLP,
     Backbone,
+    Column,
+    CrossStitch,
+    MixtureOfExperts,
+    OwnColumn,
     Pooled,
     SentenceEncoder,
+    Sluice,
+    SoftSharing,
+    Towers,
     TransformerEncoder,
     WithConstant,
     Words,
@@ -51,7 +58,10 @@ _CLASSES: tuple[type[ProbabilisticModule], ...] = (
 )
 _BACKBONES: dict[str, type[nn.Module]] = {
     cls.__name__: cls
-    for cls in (nn.Identity, MLP, Pooled, SentenceEncoder, TransformerEncoder, WithConstant, Words)
+    for cls in (
+        *(nn.Identity, MLP, Pooled, SentenceEncoder, TransformerEncoder, WithConstant, Words),
+        *(Towers, SoftSharing, CrossStitch, Sluice, MixtureOfExperts, Column, OwnColumn),
+    )
 }
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
 
@@ -142,6 +152,7 @@ def load(
             "model again."
         ) from error
     _fill(model, _read_tensors(folder / TENSORS), folder / TENSORS)
+    model.feature_modules.eval()
     return model
 
 

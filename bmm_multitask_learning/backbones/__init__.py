@@ -6,6 +6,15 @@ from .mlp import MLP
 from .parameter_prior import ParameterPrior
 from .readers import Pooled, Words
 from .sentence_encoder import SentenceEncoder
+from .sharing import (
+    Column,
+    CrossStitch,
+    MixtureOfExperts,
+    OwnColumn,
+    Sluice,
+    SoftSharing,
+    Towers,
+)
 from .text_encoder import TextEncoder, find_text_encoder
 from .transformer_encoder import TransformerEncoder
 from .with_constant import WithConstant, with_constant
@@ -13,11 +22,18 @@ from .with_constant import WithConstant, with_constant
 __all__ = [
     "MLP",
     "Backbone",
+    "Column",
+    "CrossStitch",
     "LatentEncoder",
+    "MixtureOfExperts",
+    "OwnColumn",
     "ParameterPrior",
     "Pooled",
     "SentenceEncoder",
+    "Sluice",
+    "SoftSharing",
     "TextEncoder",
+    "Towers",
     "TransformerEncoder",
     "WithConstant",
     "Words",
