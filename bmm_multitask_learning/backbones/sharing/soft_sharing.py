@@ -39,9 +39,9 @@ class SoftSharing(Backbone, ParameterPrior):
 
     $$\tau_l = \frac{n_l + 2(a - 1)}{\sum_j E\|\delta_{lj}\|^2 + 2b},$$
 
-    with $n_l$ differences, $a = 1$, $b = .01$. Predictions take the means, and so does the bound that
-    `fit` reports, which compares with nothing. All columns start as one, `MLP(seed=seed)`. Read by
-    `OwnColumn` or `Column`.
+    with $n_l$ differences, $a = 1$, $b = .01$. Predictions take the means, and so does the bound
+    that `fit` reports, which compares with nothing. All columns start as one, `MLP(seed=seed)`.
+    Read by `OwnColumn` or `Column`.
 
     Args:
         in_features: width of the inputs.
