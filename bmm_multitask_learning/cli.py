@@ -1,12 +1,10 @@
-"""The command line: `bmm-mtl demo`, `fit`, `predict`, `compare`, `benchmark`."""
+"""The command line: `bmm-mtl demo`, `fit`, `predict`, `compare`, `benchmark`, `serve`."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -14,27 +12,27 @@ import typer
 from rich.markup import escape
 
 from . import __version__, benchmarks, metrics
+from .backbones import SentenceEncoder, WithConstant
+from .choices import (
+    BENCHMARKS,
+    LIKELIHOODS,
+    PRIORS,
+    USUAL,
+    WIDE_PRIORS,
+    LikelihoodName,
+    PriorName,
+    Target,
+)
 from .comparison import class_probabilities
 from .console import ERR, OUT, advice, print_table
 from .cross_validation import compare as compare_priors
 from .data import LeaveTasksOut, TaskData
 from .fitting import fit as fit_model
 from .layout import Layout
-from .likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, StudentT
 from .model import MultitaskModel
 from .persistence import load
 from .prediction import Prediction
-from .priors import (
-    IndependentTasks,
-    LatentHierarchy,
-    PooledTasks,
-    SharedGaussian,
-    SparseBayesian,
-    TaskClustering,
-    TaskCovariance,
-    TaskPrior,
-    VariationalWeighting,
-)
+from .priors import TaskClustering
 from .priors.task_covariance import MAX_WEIGHTS
 from .report import write_report
 from .tabular import (
@@ -44,8 +42,10 @@ from .tabular import (
     as_task_data,
     check_columns,
     choose_features,
+    kind_of_target,
     read_table,
     read_target,
+    sentences,
     task_labels,
     task_table,
 )
@@ -58,71 +58,12 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-
-# ---- names --------------------------------------------------------------------------------------
-
-
-class PriorName(StrEnum):
-    """How tasks belong together."""
-
-    SHARED = "shared"
-    CLUSTERING = "clustering"
-    HIERARCHY = "hierarchy"
-    SPARSE = "sparse"
-    COVARIANCE = "covariance"
-    WEIGHTING = "weighting"
-    INDEPENDENT = "independent"
-    POOLED = "pooled"
-
-
-class LikelihoodName(StrEnum):
-    """What the target is."""
-
-    GAUSSIAN = "gaussian"
-    STUDENT_T = "student-t"
-    POISSON = "poisson"
-    BERNOULLI = "bernoulli"
-    CATEGORICAL = "categorical"
-
-
-class _Target(NamedTuple):
-    kind: TargetKind
-    likelihood: Callable[[int], Likelihood]  # of the number of classes
-
-
-PRIORS: dict[PriorName, Callable[[int | None, bool], TaskPrior]] = {
-    PriorName.SHARED: lambda clusters, gating: SharedGaussian(),
-    PriorName.CLUSTERING: lambda clusters, gating: TaskClustering(
-        clusters or "auto", gating=gating
-    ),
-    PriorName.HIERARCHY: lambda clusters, gating: LatentHierarchy(),
-    PriorName.SPARSE: lambda clusters, gating: SparseBayesian(),
-    PriorName.COVARIANCE: lambda clusters, gating: TaskCovariance(),
-    PriorName.WEIGHTING: lambda clusters, gating: VariationalWeighting(),
-    PriorName.INDEPENDENT: lambda clusters, gating: IndependentTasks(),
-    PriorName.POOLED: lambda clusters, gating: PooledTasks(),
-}
-LIKELIHOODS: dict[LikelihoodName, _Target] = {
-    LikelihoodName.GAUSSIAN: _Target(TargetKind.REAL, lambda classes: Gaussian()),
-    LikelihoodName.STUDENT_T: _Target(TargetKind.REAL, lambda classes: StudentT()),
-    LikelihoodName.POISSON: _Target(TargetKind.COUNT, lambda classes: Poisson()),
-    LikelihoodName.BERNOULLI: _Target(TargetKind.BINARY, lambda classes: Bernoulli()),
-    LikelihoodName.CATEGORICAL: _Target(TargetKind.CLASSES, Categorical),
-}
-
-BENCHMARKS = {
-    each.name: each
-    for each in (
-        *(benchmarks.SCHOOL, benchmarks.LANDMINE, benchmarks.SENTIMENT, benchmarks.SARCOS),
-        *(benchmarks.OFFICE, benchmarks.YEAST, benchmarks.PARKINSONS, benchmarks.PLANTED),
-        *(benchmarks.UNRELATED, benchmarks.ROTATED_MNIST, benchmarks.LANDMINE_TREES),
-        benchmarks.SHARING,
-    )
-}
-
 _Data = Annotated[Path, typer.Argument(help="A CSV file with a header, a row per observation.")]
 _Task = Annotated[str, typer.Option("--task", help="Column of the task labels.")]
-_Goal = Annotated[str, typer.Option("--target", help="Column to predict; empty: not observed.")]
+_Goal = Annotated[
+    str,
+    typer.Option("--target", "--label", help="Column to predict; an empty cell: not observed."),
+]
 _Features = Annotated[
     str, typer.Option(help="Feature columns, by commas; by default every other numeric column.")
 ]
@@ -130,7 +71,13 @@ _TaskFeatures = Annotated[
     str,
     typer.Option(help="Columns of facts about the tasks, by commas; they steer the clusters."),
 ]
-_Kind = Annotated[LikelihoodName, typer.Option("--likelihood", help="What the target is.")]
+_Kind = Annotated[
+    LikelihoodName | None,
+    typer.Option(
+        "--likelihood",
+        help="What the target is; by default classes for text and for 0 and 1, else gaussian.",
+    ),
+]
 _Clusters = Annotated[
     int | None, typer.Option(min=1, help="Number of clusters; by default chosen by the data.")
 ]
@@ -179,8 +126,8 @@ def demo(
 
 
 @app.command(
-    epilog="Example: bmm-mtl fit data.csv --task school --target score --prior clustering "
-    "--out model/"
+    epilog="Example: bmm-mtl fit data.csv --task school --target score --out model/, or "
+    "bmm-mtl fit reviews.csv --task domain --text text --label label --out model/"
 )
 def fit(
     data: _Data,
@@ -188,40 +135,52 @@ def fit(
     target: _Goal,
     out: Annotated[Path, typer.Option(help="Folder to write the model into.")],
     features: _Features = "",
+    text: Annotated[
+        str, typer.Option(help="Column of sentences, in place of features; needs the extra text.")
+    ] = "",
+    encoder: Annotated[
+        str,
+        typer.Option(help="What reads the sentences: a folder, or a name of Hugging Face's hub."),
+    ] = "all-MiniLM-L6-v2",
     task_features: _TaskFeatures = "",
     prior: Annotated[PriorName, typer.Option(help="How tasks belong together.")] = (
         PriorName.SHARED
     ),
     clusters: _Clusters = None,
-    likelihood: _Kind = LikelihoodName.GAUSSIAN,
+    likelihood: _Kind = None,
     separator: _Separator = ",",
     seed: _Seed = 0,
 ) -> None:
-    """Fit a model to a table and save it."""
+    """Fit a model to a table and save it; with --text, on a frozen encoder, saved with it."""
     with advice():
         if prior is not PriorName.CLUSTERING and (clusters or task_features):
             raise TableError(
                 f"--clusters and --task-features belong to --prior clustering; got {prior.value}."
             )
-        chosen = LIKELIHOODS[likelihood]
-        columns = Columns(task, target, _names(features), _names(task_features))
-        raw, columns, classes = _read(data, columns, chosen.kind, separator)
-        layout = Layout.of(raw, columns, chosen.kind, classes)
+        columns = Columns(task, target, _names(features), _names(task_features), text)
+        sentence_encoder = SentenceEncoder.from_pretrained(encoder) if text else None
+        raw, layout, chosen = _read(data, columns, likelihood, separator, sentence_encoder)
+        columns, classes = layout.columns, layout.classes
+        prior_of = (WIDE_PRIORS if text else PRIORS)[prior]
         model = MultitaskModel(
-            PRIORS[prior](clusters, bool(task_features)), chosen.likelihood(len(classes))
+            prior_of(clusters, bool(task_features)), chosen.likelihood(len(classes))
         )
         result = fit_model(
             model, layout.units.standardise(raw), seed=seed, progress=ERR.is_terminal
         )
+        if sentence_encoder is not None:
+            model.backbone = WithConstant(sentence_encoder)  # frozen: its features were the rows
         model.save(out)
         layout.save(out)
-        OUT.print(f"{raw.num_rows:,} rows, {raw.num_tasks:,} tasks, features: ", end="")
-        OUT.print(escape(", ".join(columns.features)))
+        read = f"text: {columns.text}" if text else f"features: {', '.join(columns.features)}"
+        OUT.print(f"{raw.num_rows:,} rows, {raw.num_tasks:,} tasks, {escape(read)}")
+        OUT.print(f"{target}: {chosen.kind.value}, {type(model.likelihood).__name__}")
         OUT.print(f"{type(model.prior).__name__} by {escape(result.engine)}")
         state = "converged" if result.converged else "not converged"
         OUT.print(f"bound {result.bound:,.2f} nats, {state}, {result.seconds:.1f} s")
         OUT.print(f"Model     {out.resolve()}", soft_wrap=True)
         OUT.print(f"Next      bmm-mtl predict {out} {data} --out predictions.csv", soft_wrap=True)
+        OUT.print(f"          bmm-mtl serve {out}", soft_wrap=True)
 
 
 @app.command(epilog="Example: bmm-mtl predict model/ new.csv --out predictions.csv")
@@ -239,10 +198,10 @@ def predict(
         layout = Layout.load(model)
         fitted = load(model)
         columns = layout.columns
-        frame = read_table(data, task=columns.task, separator=separator)
+        frame = read_table(data, task=columns.task, text=columns.text, separator=separator)
         check_columns(frame, [columns.task, *columns.features, *columns.task_features])
         labels = task_labels(frame, columns.task)
-        x = layout.features(frame)
+        x = layout.inputs(frame, fitted.backbone)
         with warnings.catch_warnings():  # said below, in fewer words
             warnings.filterwarnings("ignore", r"\d+ task\(s\) outside the fit", UserWarning)
             prediction = fitted.predict(x, labels, task_features=task_table(frame, columns))
@@ -272,7 +231,7 @@ def compare(
     target: _Goal,
     features: _Features = "",
     task_features: _TaskFeatures = "",
-    likelihood: _Kind = LikelihoodName.GAUSSIAN,
+    likelihood: _Kind = None,
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 4,
     new_tasks: Annotated[  # noqa: FBT002
         bool,
@@ -286,9 +245,8 @@ def compare(
 ) -> None:
     """Cross-validate every prior; print a table, the best first."""
     with advice():
-        chosen = LIKELIHOODS[likelihood]
         columns = Columns(task, target, _names(features), _names(task_features))
-        raw, columns, classes = _read(data, columns, chosen.kind, separator)
+        raw, layout, chosen = _read(data, columns, likelihood, separator)
         priors = {name.value: PRIORS[name](None, False) for name in PriorName}  # noqa: FBT003
         if raw.num_tasks * (raw.x.shape[1] + 1) > MAX_WEIGHTS:  # with an intercept
             del priors[PriorName.COVARIANCE.value]
@@ -297,7 +255,7 @@ def compare(
         found = compare_priors(
             raw,
             priors,
-            chosen.likelihood(len(classes)),
+            chosen.likelihood(len(layout.classes)),
             num_folds=folds,
             splitter=LeaveTasksOut(folds, random_state=seed) if new_tasks else None,
             seed=seed,
@@ -338,6 +296,23 @@ def benchmark(
             OUT.print(f"{results.page.resolve()}\n", soft_wrap=True)
 
 
+@app.command(epilog="Example: bmm-mtl serve model/ --port 8000")
+def serve(
+    model: Annotated[Path, typer.Argument(help="The folder of a saved model.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any.")] = 8000,
+    max_rows: Annotated[int, typer.Option(min=1, help="Rows of a request at most.")] = 1000,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a request at most.")] = 2_000_000,
+) -> None:
+    """Answer predictions over HTTP; /docs describes the endpoints, with examples."""
+    with advice():
+        from .serving import create_app, run  # needs the extra serve
+
+        service = create_app(model, max_rows=max_rows, max_bytes=max_bytes)
+        OUT.print(f"Serving {model.resolve()}; stop with Ctrl-C.", soft_wrap=True)
+        run(service, host=host, port=port)
+
+
 # ---- parts --------------------------------------------------------------------------------------
 
 
@@ -346,14 +321,25 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _read(
-    path: Path, columns: Columns, kind: TargetKind, separator: str
-) -> tuple[TaskData, Columns, tuple[str, ...]]:
-    frame = read_table(path, task=columns.task, separator=separator)
+    path: Path,
+    columns: Columns,
+    likelihood: LikelihoodName | None,
+    separator: str,
+    encoder: SentenceEncoder | None = None,
+) -> tuple[TaskData, Layout, Target]:
+    """The rows in the user's units, their layout, and what the target is."""
+    frame = read_table(path, task=columns.task, text=columns.text, separator=separator)
     columns, left_out = choose_features(frame, columns)
     if left_out:
         ERR.print(f"[yellow]Note:[/] text columns are left out: {escape(', '.join(left_out))}")
-    data, classes = as_task_data(frame, columns, kind)
-    return data, columns, classes
+    chosen = LIKELIHOODS[likelihood or USUAL[kind_of_target(frame, columns.target)]]
+    embedded = None
+    if encoder is not None:
+        read_target(frame, columns.target, chosen.kind)  # errors before the minutes of reading
+        texts = sentences(frame, columns.text)
+        embedded = encoder.encode(texts, progress=ERR.is_terminal).double().numpy()
+    data, classes = as_task_data(frame, columns, chosen.kind, embedded)
+    return data, Layout.of(data, columns, chosen.kind, classes), chosen
 
 
 def _prediction_table(
@@ -367,12 +353,12 @@ def _prediction_table(
         for index, name in enumerate(layout.classes):
             table[f"probability_{name}"] = chance[:, index]
         if len(layout.classes) == 2 and layout.kind is TargetKind.BINARY:
-            table[["lower", "upper"]] = prediction.interval(coverage)
+            table[["lower", "upper"]] = prediction.interval(coverage).numpy()
     else:
-        table["mean"] = prediction.mean
-        table["std"] = prediction.std
-        table[["lower", "upper"]] = prediction.interval(coverage)
-    table["known"] = prediction.known
+        table["mean"] = prediction.mean.numpy()
+        table["std"] = prediction.std.numpy()
+        table[["lower", "upper"]] = prediction.interval(coverage).numpy()
+    table["known"] = prediction.known.numpy()
     return table
 
 

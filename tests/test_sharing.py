@@ -378,6 +378,28 @@ def test_new_tasks_read_the_mean_of_columns():
     torch.testing.assert_close(read[1], network(data.x[1:2])[0, 1])
 
 
+def two_pairs(seed: int, num_rows: int = 80) -> TaskData:
+    """Four tasks: the first two read the same three hidden units, the last two three others."""
+    units = normal(2, 6, 3, seed=seed)
+    x, task = normal(4 * num_rows, 6, seed=seed + 100), torch.arange(4).repeat(num_rows)
+    hidden = torch.tanh(1.6 * torch.einsum("np,npd->nd", x, units[task // 2]))
+    y = (hidden * normal(4, 3, seed=seed + 200)[task]).sum(1)
+    return TaskData(x, y + 0.1 * normal(len(x), seed=seed + 300), task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_stitches_find_related_tasks(seed):
+    data, network = two_pairs(seed), CrossStitch(6, [6], num_columns=4, seed=seed)
+    engine = SVI(steps=200, lr=0.03)
+    fit(model(network), {"tasks": data}, engine=engine, progress=False)
+    size = network.stitches[-1].detach().abs()
+    size = (size + size.T) / 2
+    same = (size[0, 1] + size[2, 3]) / 2
+    other = size[:2, 2:].mean()
+    assert same > 1.5 * other, (same, other)
+
+
 # ---- errors ------------------------------------------------------------------------------------
 
 

@@ -2,77 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-tokenizers = pytest.importorskip("tokenizers")
-transformers = pytest.importorskip("transformers")
-
-from bmm_multitask_learning.backbones import (  # noqa: E402
+from bmm_multitask_learning.backbones import (
     Pooled,
     SentenceEncoder,
     WithConstant,
     Words,
     find_text_encoder,
+    text_encoder,
 )
-from bmm_multitask_learning.backbones.pretrained import locate, read_settings  # noqa: E402
+from bmm_multitask_learning.backbones.pretrained import locate, read_settings
 
-TEXTS = [
-    "the film was great",
-    "bad",
-    "",
-    "a long text about a film that was not bad at all, really",
-]
-WORDS = [
-    "the",
-    "film",
-    "was",
-    "great",
-    "bad",
-    "a",
-    "long",
-    "text",
-    "about",
-    "that",
-    "not",
-    "at",
-    "all",
-    "really",
-    ",",
-    "un",
-    "##able",
-    "cut",
-]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-CONFIG = {
-    "model_type": "bert",
-    "vocab_size": len(SPECIAL) + len(WORDS),
-    "hidden_size": 12,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 20,
-    "max_position_embeddings": 40,
-}
+from .small_encoder import CONFIG, TEXTS, small, word_pieces
 
-
-def word_pieces() -> str:
-    """A tokenizer of the words above, as JSON."""
-    vocab = {word: n for n, word in enumerate([*SPECIAL, *WORDS])}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.add_special_tokens(SPECIAL)
-    return tokenizer.to_str()
-
-
-def small(**arguments) -> SentenceEncoder:
-    return SentenceEncoder(CONFIG, word_pieces(), **{"seed": 0, "max_length": 20} | arguments)
+transformers = pytest.importorskip("transformers")
 
 
 def plain_states(encoder: SentenceEncoder, text: str) -> torch.Tensor:
@@ -125,9 +77,12 @@ def test_what_is_no_text(texts, message):
 # ---- features --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_features_are_those_of_each_text_alone(batch_size):
+@pytest.mark.parametrize(
+    ("batch_size", "cached"), [(1, 10**6), (3, 10**6), (32, 10**6), (32, 150)]
+)
+def test_features_are_those_of_each_text_alone(batch_size, cached, monkeypatch):
     """Whatever the batch, its order and its padding; with gradients and without."""
+    monkeypatch.setattr(text_encoder, "_CACHED_FLOATS", cached)
     encoder = small(batch_size=batch_size)
     expected = torch.stack([plain_states(encoder, text).mean(0) for text in TEXTS])
     x = encoder.tokens(TEXTS)
@@ -180,6 +135,14 @@ def test_mixed_precision_is_close():
     assert mixed.dtype == torch.float32
     difference = float((full - mixed).abs().max())
     assert 0 < difference < 0.05
+
+
+def test_gradients_are_those_of_one_pass():
+    one, many = small(), small(batch_size=1)
+    for encoder in (one, many):
+        encoder(encoder.tokens(TEXTS)).square().sum().backward()
+    for p, q in zip(one.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_every_parameter_has_a_gradient():
@@ -236,6 +199,62 @@ def test_constant_in_front_and_the_encoder_within():
     assert find_text_encoder(nn.Sequential(backbone, nn.Linear(13, 2))) is encoder
 
 
+FAMILIES = {
+    "distilbert": {"dim": 12, "n_layers": 3, "n_heads": 2, "hidden_dim": 20},
+    "roberta": {"pad_token_id": 1},
+    "mpnet": {"pad_token_id": 1},
+    "electra": {"embedding_size": 6},
+    "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
+    "deberta-v2": {},
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_encoders_of_other_families(kind):
+    """The batch, its order and its padding change nothing; layers are found."""
+    config = CONFIG | FAMILIES[kind] | {"model_type": kind}
+    encoder = SentenceEncoder(config, word_pieces(), max_length=20, seed=0)
+    expected = torch.stack([plain_states(encoder, text).mean(0) for text in TEXTS])
+    torch.testing.assert_close(encoder.encode(TEXTS), expected, atol=1e-5, rtol=1e-5)
+    assert len(encoder.blocks) == 3
+    again = SentenceEncoder(**json.loads(json.dumps(encoder.arguments())))
+    again.load_state_dict(encoder.state_dict())
+    assert torch.equal(again.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_what_is_no_plain_encoder():
+    with pytest.raises(ValueError, match="t5 is an encoder with a decoder"):
+        SentenceEncoder({"model_type": "t5"}, word_pieces())
+    with pytest.raises(ValueError, match="at most the transformer's 130 positions; got 131"):
+        small(max_length=131)
+    albert = SentenceEncoder(CONFIG | {"model_type": "albert"}, word_pieces(), max_length=20)
+    with pytest.raises(ValueError, match="albert does not have its 3 layers in one list"):
+        len(albert.blocks)
+
+
+def test_without_the_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"bmm-multitask-learning\[text\]"):
+        small()
+
+
+def test_encode_has_no_dropout_and_leaves_training_as_it_was():
+    encoder = small()
+    expected = encoder.encode(TEXTS)
+    assert not encoder.trunk.training
+    encoder.train()
+    assert torch.equal(encoder.encode(TEXTS), expected)
+    assert encoder.trunk.training
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_copies(copied):
+    encoder = small(normalise=True)
+    assert torch.equal(copied(encoder).encode(TEXTS), encoder.encode(TEXTS))
+
+
 # ---- readers ---------------------------------------------------------------------------------
 
 
@@ -251,9 +270,8 @@ def test_words_of_an_encoder():
     torch.testing.assert_close(first[1, 0], states[1, 1])
     assert bool(mean[1, 1:].isnan().all())
     constant = Words("mean", constant=True)(states, x)
-    assert torch.equal(constant[..., 1:].isnan(), mean.isnan())
-    assert torch.equal(constant[..., 1:].nan_to_num(), mean.nan_to_num())
-    assert bool((constant[..., 0].nan_to_num(1) == 1).all())
+    torch.testing.assert_close(constant[..., 1:], mean, equal_nan=True)
+    assert constant[..., 0].nan_to_num().tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_pooled_reader_is_the_pooling_of_the_encoder():
@@ -307,13 +325,34 @@ def test_settings_of_a_sentence_transformers_folder(folder, pooling):
 
 
 def write_modules(folder, kinds, pooling):
-    import json
-
-    modules = [{"type": f"sentence_transformers.models.{k}", "path": k} for k in kinds]
+    modules = [
+        {"type": f"sentence_transformers.models.{k}", "path": "" if k == "Transformer" else k}
+        for k in kinds
+    ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "Pooling").mkdir()
     (folder / "Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 9}))
+
+
+def test_the_transformer_in_a_folder_of_its_own(folder, tmp_path_factory):
+    """As older releases of sentence-transformers wrote it."""
+    outer = tmp_path_factory.mktemp("old")
+    folder.rename(outer / "0_Transformer")
+    module = {"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"}
+    (outer / "modules.json").write_text(json.dumps([module]))
+    encoder = SentenceEncoder.from_pretrained(outer)
+    assert torch.equal(encoder.encode(TEXTS), small().encode(TEXTS))
+
+
+def test_code_of_a_models_own_is_not_run(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "theirs", "auto_map": {"AutoModel": "modeling.Theirs"}}
+    config["auto_map"]["AutoConfig"] = "modeling.Config"
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("raise SystemExit('run')")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        SentenceEncoder.from_pretrained(folder)
 
 
 def test_steps_that_are_not_there_are_told(folder):
@@ -324,6 +363,19 @@ def test_steps_that_are_not_there_are_told(folder):
     write.write_text('[{"type": "sentence_transformers.models.Dense", "path": "2"}]')
     with pytest.raises(ValueError, match="a module Dense"):
         read_settings(folder)
+
+
+def test_weights_that_are_not_whole(folder):
+    from safetensors.torch import load_file, save_file
+
+    [file] = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    lost = "encoder.layer.1.output.dense.weight"
+    save_file({n: t for n, t in tensors.items() if n != lost}, file, metadata={"format": "pt"})
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"lack 'encoder.layer.1.output.dense.weight' and 0 more"):
+        SentenceEncoder.from_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_weights_are_read_from_safetensors_alone(folder):

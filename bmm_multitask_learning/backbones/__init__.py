@@ -1,6 +1,9 @@
 """Backbones: modules from inputs to features."""
 
+from .adapters import lora
 from .backbone import Backbone
+from .cached_features import CachedFeatures
+from .freezing import heads_only, layerwise_groups, train_top
 from .latent_encoder import LatentEncoder
 from .mlp import MLP
 from .parameter_prior import ParameterPrior
@@ -22,6 +25,7 @@ from .with_constant import WithConstant, with_constant
 __all__ = [
     "MLP",
     "Backbone",
+    "CachedFeatures",
     "Column",
     "CrossStitch",
     "LatentEncoder",
@@ -38,5 +42,9 @@ __all__ = [
     "WithConstant",
     "Words",
     "find_text_encoder",
+    "heads_only",
+    "layerwise_groups",
+    "lora",
+    "train_top",
     "with_constant",
 ]

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .text_encoder import Pooling, Precision, TextEncoder, as_texts, text_extra
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+# special tokens and bytes
+_SMALLEST = len(_SPECIAL) + 256
 
 
 @final
@@ -35,7 +37,7 @@ class TransformerEncoder(TextEncoder):
         normalise: whether features have length 1.
         max_length: tokens of a text at most, with the two special ones; strings are cut there.
         precision: "bfloat16" computes the layers in mixed precision.
-        batch_size: rows at once where there are no gradients.
+        batch_size: rows at once, at most.
         seed: of the initial weights.
 
     Raises:
@@ -44,12 +46,14 @@ class TransformerEncoder(TextEncoder):
 
     Example:
         >>> texts = ["good film", "bad film", "a film"]
-        >>> encoder = TransformerEncoder.from_texts(texts, vocab_size=50, width=8, heads=2)
+        >>> encoder = TransformerEncoder.from_texts(texts, vocab_size=300, width=8, layers=1)
         >>> encoder(encoder.tokens(texts)).shape
         torch.Size([3, 8])
 
     References:
         Vaswani et al., Attention is all you need (2017), section 3.5.
+        Sennrich, Haddow and Birch, Neural machine translation of rare words with subword units
+        (2016).
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class TransformerEncoder(TextEncoder):
             torch.default_generator.manual_seed(seed)
             trunk = _Layers(vocabulary, max_length, sizes, positions, dropout)
         super().__init__(
-            trunk.eval(),
+            trunk,
             width,
             tokenizer,
             pad_id=_SPECIAL.index("[PAD]"),
@@ -125,27 +129,32 @@ class TransformerEncoder(TextEncoder):
         vocab_size: int = 8000,
         lowercase: bool = True,
     ) -> str:
-        """A tokenizer of word pieces, learned from texts, as JSON.
+        """Byte-pair encoding learned from texts, as JSON; the same texts give the same one.
 
         Args:
             texts: strings, or lists of words.
-            vocab_size: number of tokens at most, with four special ones.
+            vocab_size: number of tokens at most, with four special ones and 256 bytes.
             lowercase: whether capitals and accents are dropped.
 
         Raises:
-            ValueError: for a vocabulary of the special tokens alone.
+            ValueError: for a vocabulary of bytes alone.
         """
-        if vocab_size <= len(_SPECIAL):
+        if vocab_size <= _SMALLEST:
             raise ValueError(
-                f"vocab_size must be more than the {len(_SPECIAL)} special tokens; got "
+                f"vocab_size must be more than the {_SMALLEST} tokens that are always there; got "
                 f"{vocab_size}."
             )
         library = text_extra("tokenizers")
-        tokenizer = library.Tokenizer(library.models.WordPiece(unk_token="[UNK]"))
+        tokenizer = library.Tokenizer(library.models.BPE(unk_token="[UNK]"))
         tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
-        tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-        trainer = library.trainers.WordPieceTrainer(
-            vocab_size=vocab_size, special_tokens=list(_SPECIAL), show_progress=False
+        tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel()
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(_SPECIAL),
+            # with all bytes known at the start the merges alone decide; pieces such as ##x would
+            # be numbered in the order of a hash
+            initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
         )
         strings = (t if isinstance(t, str) else " ".join(t) for t in as_texts(texts))
         tokenizer.train_from_iterator(strings, trainer)

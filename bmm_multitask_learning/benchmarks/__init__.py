@@ -3,6 +3,7 @@
 `bmm-mtl benchmark` runs them; see `protocol.Protocol` for what one is made of.
 """
 
+from .affinity import AFFINITY
 from .landmine import LANDMINE
 from .landmine_trees import LANDMINE_TREES
 from .office import OFFICE
@@ -20,6 +21,7 @@ from .unrelated import UNRELATED
 from .yeast import YEAST
 
 __all__ = [
+    "AFFINITY",
     "LANDMINE",
     "LANDMINE_TREES",
     "OFFICE",

@@ -57,19 +57,19 @@ FAMILY = {
 TEXT = f"""
 One model, with one encoder ({ENCODER}, texts cut after {LONGEST} words), for reviews of 16 kinds
 of product ({REVIEWS} train reviews of each kind, half of them positive), the kind of a question's
-answer (TREC, 6 classes), subjectivity (Subj) and named entities in four corpora, WNUT17 with its
-own six types, BTC, wikigold and SEC with persons, places and organisations. Words are read by {COMPONENTS}
-principal components of their states. {TEXTS_} train texts
-of TREC and of Subj and {SENTENCES} sentences of each corpus of names (of {LONGEST_SENTENCE} words at most) are drawn at random, 3 draws;
-test texts are the first {TEST} of each corpus's own test part, of reviews {REVIEWS_TEST} a kind.
-*One model*: five families, each with `SharedGaussian("isotropic")` over its tasks. *Alone*: a
-model a task, `IndependentTasks`, with an encoder of its own. *Frozen*: the encoder stays as it is,
-heads in closed form. *Trained*: its last {TRAINED_LAYERS} layers are trained with the heads by
-`SVI`, {STEPS} steps of {ROWS} texts a family, rates {ENCODER_RATE} and {HEAD_RATE}; a model alone
-sees each of its texts as often as the model of all does. Nothing is tuned on test texts: rates and
-steps were set on other draws. The *score* is the accuracy (of reviews: the mean over kinds), of
-names the F1 of entities that are right in type, first and last word; log density and ECE (15
-bins) are of texts, of names those of words.
+answer (TREC, 6 classes), subjectivity (Subj) and named entities in four corpora: WNUT17 with its
+own six types; BTC, wikigold and SEC with persons, places and organisations. {TEXTS_} train texts
+of TREC and of Subj are drawn at random, and {SENTENCES} sentences, of {LONGEST_SENTENCE} words at
+most, of each corpus of names; 3 draws. Test texts are the first {TEST} of each corpus's own test
+part, of reviews {REVIEWS_TEST} a kind. Words are read by the first {COMPONENTS} principal
+components of their states. *One model*: five families, each with `SharedGaussian("isotropic")`
+over its tasks. *Alone*: a model a task, `IndependentTasks`, with an encoder of its own. *Frozen*:
+the encoder stays as it is, heads in closed form. *Trained*: its last {TRAINED_LAYERS} layers are
+trained with the heads by `SVI`, {STEPS} steps of {ROWS} texts a family, rates {ENCODER_RATE} and
+{HEAD_RATE}; a model alone sees each of its texts as often as the model of all does. Nothing is
+tuned on test texts: rates and steps were set on other draws. The *score* is the accuracy (of
+reviews: the mean over kinds), of names the F1 of entities that are right in type, first and last
+word; log density and ECE (15 bins) are of texts, of names those of words.
 """
 
 
