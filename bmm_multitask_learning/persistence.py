@@ -18,8 +18,15 @@ from .backbones import (
     MLP,
     Backbone,
     CachedFeatures,
+    Column,
+    CrossStitch,
+    MixtureOfExperts,
+    OwnColumn,
     Pooled,
     SentenceEncoder,
+    Sluice,
+    SoftSharing,
+    Towers,
     TransformerEncoder,
     WithConstant,
     Words,
@@ -56,6 +63,7 @@ _BACKBONES: dict[str, type[nn.Module]] = {
     for cls in (
         *(nn.Identity, MLP, WithConstant, SentenceEncoder, TransformerEncoder, CachedFeatures),
         *(Pooled, Words),
+        *(Towers, SoftSharing, CrossStitch, Sluice, MixtureOfExperts, Column, OwnColumn),
     )
 }
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64)}
@@ -147,6 +155,7 @@ def load(
             "model again."
         ) from error
     _fill(model, _read_tensors(folder / TENSORS), folder / TENSORS)
+    model.feature_modules.eval()
     return model
 
 

@@ -6,8 +6,18 @@ from .cached_features import CachedFeatures
 from .freezing import heads_only, layerwise_groups, train_top
 from .latent_encoder import LatentEncoder
 from .mlp import MLP
+from .parameter_prior import ParameterPrior
 from .readers import Pooled, Words
 from .sentence_encoder import SentenceEncoder
+from .sharing import (
+    Column,
+    CrossStitch,
+    MixtureOfExperts,
+    OwnColumn,
+    Sluice,
+    SoftSharing,
+    Towers,
+)
 from .text_encoder import TextEncoder, find_text_encoder
 from .transformer_encoder import TransformerEncoder
 from .with_constant import WithConstant, with_constant
@@ -16,10 +26,18 @@ __all__ = [
     "MLP",
     "Backbone",
     "CachedFeatures",
+    "Column",
+    "CrossStitch",
     "LatentEncoder",
+    "MixtureOfExperts",
+    "OwnColumn",
+    "ParameterPrior",
     "Pooled",
     "SentenceEncoder",
+    "Sluice",
+    "SoftSharing",
     "TextEncoder",
+    "Towers",
     "TransformerEncoder",
     "WithConstant",
     "Words",

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from torch.distributions import Dirichlet, Normal, kl_divergence
 
 from .mlp import MLP
+from .parameter_prior import ParameterPrior
 
 # log σ at the start, of codes that are of order one
 _LOG_SPREAD = -1.5
 
 
 @final
-class LatentEncoder(nn.Module):
+class LatentEncoder(ParameterPrior):
     r"""Features $(1, z)$ with a law, $z \sim N(\mu(x), \mathrm{diag}\,\sigma^2(x))$.
 
     Under `SVI` each step draws the codes anew, and the bound is charged for

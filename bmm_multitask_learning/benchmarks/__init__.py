@@ -15,6 +15,7 @@ from .rotated_mnist import ROTATED_MNIST
 from .sarcos import SARCOS
 from .school import SCHOOL
 from .sentiment import SENTIMENT
+from .sharing import SHARING
 from .texts import TEXTS
 from .unrelated import UNRELATED
 from .yeast import YEAST
@@ -30,6 +31,7 @@ __all__ = [
     "SARCOS",
     "SCHOOL",
     "SENTIMENT",
+    "SHARING",
     "TEXTS",
     "UNRELATED",
     "YEAST",

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
 from tqdm import tqdm
 
-from ..backbones import LatentEncoder
+from ..backbones import LatentEncoder, ParameterPrior
 from ..data import TaskData
 from ..hyperparameters import ProbabilisticModule, pack, unpack
 from ..likelihoods import QuadraticLikelihood, Rows
@@ -87,6 +87,10 @@ class CoordinateAscent:
             if family.prior.amortised is not None:
                 raise TypeError("CoordinateAscent trains no amortised classifier; use SVI().")
         if any(p.requires_grad for p in model.feature_modules.parameters()):
+            if any(isinstance(m, ParameterPrior) for m in model.feature_modules.modules()):
+                raise TypeError(
+                    "CoordinateAscent trains no backbone whose parameters have a prior; use SVI()."
+                )
             return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():
             results = []

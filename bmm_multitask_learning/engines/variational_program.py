@@ -14,7 +14,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from ..backbones import LatentEncoder
+from ..backbones import LatentEncoder, ParameterPrior
 from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..places import joined
@@ -153,6 +153,9 @@ class VariationalProgram:
                 pyro.factor("targets", self._expected_log_likelihood(name, posterior, theta))
                 if self.encoder is not None:
                     pyro.factor("codes", self._codes(self.encoder, name))
+        for name, module in self.network.feature_modules.named_modules():
+            if isinstance(module, ParameterPrior):
+                pyro.factor(f"features {name}", module.log_prior())
 
     def _sites(self, name: str) -> TaskStatistics:
         """The factors of the tasks: those that natural gradients move, or a network's."""
@@ -168,13 +171,13 @@ class VariationalProgram:
         ]
 
     def _codes(self, encoder: LatentEncoder, name: str) -> Tensor:
-        r"""$\log p(\beta) - \sum_n KL(q(z \mid x_n) \| p(z \mid x_n, D_{\setminus t}))$."""
+        r"""$-\sum_n KL(q(z \mid x_n) \| p(z \mid x_n, D_{\setminus t}))$."""
         rows = self.batch[name]
         # rows of a task without classes are one group
         classes = self.network[name].likelihood.classes
         group = (rows.y[:, 0] if classes else torch.zeros_like(rows.y[:, 0])).long()
         weight = rows.weight[:, 0]
-        return encoder.log_prior() - encoder.divergence(self._laws[name], group, rows.task, weight)
+        return -encoder.divergence(self._laws[name], group, rows.task, weight)
 
     def _expected_log_likelihood(
         self, name: str, posterior: WeightPosterior, theta: Eta
