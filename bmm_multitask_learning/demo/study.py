@@ -22,6 +22,7 @@ from ..priors import IndependentTasks, PooledTasks, SharedGaussian, TaskClusteri
 from ..report import Column, Table
 from ..units import Units
 from .newcomers import newcomers
+from .works import works
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,6 +63,7 @@ class Study:
         candidates: fitted on `train`, by name.
         whole: `SharedGaussian` fitted on `data`.
         newcomers: what is known of a school that was not in the fit.
+        works: another problem, of sentences: scores by model.
         seed: of the split and the fits.
     """
 
@@ -71,6 +73,7 @@ class Study:
     candidates: dict[str, Candidate]
     whole: MultitaskModel
     newcomers: Table
+    works: Table
     seed: int
 
     @cached_property
@@ -239,4 +242,7 @@ def study_schools(*, seed: int = 0, say: Callable[[str], None] = lambda text: No
     whole = MultitaskModel(prior=SharedGaussian())
     fit(whole, data, seed=seed, progress=False)
     say("Adapting to schools that were left out")
-    return Study(data, train, test, candidates, whole, newcomers(data, seed=seed), seed)
+    newly = newcomers(data, seed=seed)
+    say("Reading labels of works of art")
+    labels = works((ALONE, POOLED, SHARED), seed=seed)
+    return Study(data, train, test, candidates, whole, newly, labels, seed)
