@@ -1,13 +1,14 @@
 """Bayesian multi-task learning: related tasks, their relations, honest predictions."""
 
 from . import datasets, metrics, plots
+from .affinity import TaskAffinity, TaskPair, task_affinity
 from .cross_validation import compare
-from .data import LeaveTasksOut, TaskData
+from .data import LeaveTasksOut, TaskData, families_from_frame
 from .engines import NUTS, SVI, CoordinateAscent, FitResult
 from .estimators import MultitaskClassifier, MultitaskRegressor
 from .family import Family
 from .fitting import fit
-from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from .likelihoods import Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT
 from .model import MultitaskModel
 from .persistence import load
 from .prediction import Prediction
@@ -41,22 +42,27 @@ __all__ = [
     "MultitaskClassifier",
     "MultitaskModel",
     "MultitaskRegressor",
+    "Ordinal",
     "Poisson",
     "PooledTasks",
     "Prediction",
     "SharedGaussian",
     "SparseBayesian",
     "StudentT",
+    "TaskAffinity",
     "TaskClustering",
     "TaskCovariance",
     "TaskData",
     "TaskMean",
+    "TaskPair",
     "TaskPrior",
     "VariationalWeighting",
     "compare",
     "datasets",
+    "families_from_frame",
     "fit",
     "load",
     "metrics",
     "plots",
+    "task_affinity",
 ]

@@ -94,5 +94,6 @@ BENCHMARKS = {
         *(benchmarks.SCHOOL, benchmarks.LANDMINE, benchmarks.SENTIMENT, benchmarks.SARCOS),
         *(benchmarks.OFFICE, benchmarks.YEAST, benchmarks.PARKINSONS, benchmarks.PLANTED),
         *(benchmarks.UNRELATED, benchmarks.ROTATED_MNIST, benchmarks.LANDMINE_TREES),
+        *(benchmarks.AFFINITY, benchmarks.TEXTS),
     )
 }

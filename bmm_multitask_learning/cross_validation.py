@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import plots
 from .backbones import with_constant
-from .comparison import COVERAGE, class_probabilities, row_labels
+from .comparison import COVERAGE, row_labels
 from .data import TaskData
 from .engines import Engine
 from .fitting import fit
@@ -289,7 +289,7 @@ class _HeldOut(NamedTuple):
     """Scores of held-out rows, one fold after the other.
 
     density: (N,) log predictive density.
-    loss: squared errors of the targets; for classes (N,) whether another is most probable.
+    loss: squared errors of the targets; for classes whether another is most probable.
     inside: whether the targets lie in their intervals; NaN for classes.
     """
 
@@ -349,8 +349,10 @@ def _scores(prediction: Prediction, test: TaskData, *, classes: bool) -> _HeldOu
     y = test.y.numpy()
     density = np.nansum(prediction.log_prob(y).reshape(test.num_rows, -1), 1)
     if classes:
-        wrong = (class_probabilities(prediction).argmax(1) != y).astype(float)
-        return _HeldOut(density, np.where(np.isnan(y), np.nan, wrong), np.full(len(y), np.nan))
+        chance = np.asarray(prediction.mean)
+        likely = chance > 0.5 if chance.shape == y.shape else chance.argmax(1)
+        wrong = np.where(np.isnan(y), np.nan, likely != y)
+        return _HeldOut(density, wrong, np.full(len(y), np.nan))
     interval = prediction.interval(COVERAGE)
     inside = (interval[..., 0] <= y) & (y <= interval[..., 1])
     shape = (test.num_rows, -1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .hyperparameters import Eta
-from .likelihoods import Gaussian, Likelihood
+from .likelihoods import Categorical, Gaussian, Likelihood
 from .posterior import WeightPosterior
 from .priors import SharedGaussian, TaskPrior
 from .sizes import Sizes, free_memory
@@ -63,6 +63,12 @@ class Family(nn.Module):
     ) -> None:
         """Register every tensor, eagerly."""
         _check_memory(sizes, like)
+        if self.prior.amortised is not None and not isinstance(self.likelihood, Categorical):
+            raise ValueError(
+                "amortised= makes weights from the mean feature of each class, which "
+                f"{type(self.likelihood).__name__} targets do not have. Take "
+                "likelihood=Categorical(num_classes), or amortised=None."
+            )
         self.sizes = sizes
         self.tasks = tasks
         self.rows_per_task = (0,) * len(tasks)

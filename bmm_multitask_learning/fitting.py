@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 
 from .data import TaskData
-from .engines import SVI, CoordinateAscent, Engine, FitResult
+from .engines import NUTS, SVI, CoordinateAscent, Engine, FitResult
 from .likelihoods import QuadraticLikelihood
 from .model import MultitaskModel
+from .processes import all_reduce_max, all_reduce_sum, num_processes, process
 
 
 def fit(
@@ -28,6 +30,9 @@ def fit(
     warm_start: bool = False,
 ) -> FitResult:
     """Fit a model in place.
+
+    In a process group of `torch.distributed` every process calls it with its own share of the
+    rows, the same tasks and the same seed; see `processes.share`.
 
     Args:
         model: what to fit.
@@ -64,11 +69,35 @@ def fit(
         model.eval()  # engines switch a backbone to training while they train it
         if not warm_start:
             model.build(named, device)
+        if num_processes() > 1:
+            _join(model, named, engine)
         generator = torch.Generator().manual_seed(seed)
-        result = engine.fit(model, named, generator=generator, progress=progress)
+        bars = progress and process() == 0
+        result = engine.fit(model, named, generator=generator, progress=bars)
     return dataclasses.replace(
         result, engine=result.engine + reason, seconds=time.perf_counter() - started
     )
+
+
+def _join(model: MultitaskModel, data: Mapping[str, TaskData], engine: Engine) -> None:
+    """Check what the processes must have in common, and count the rows of all."""
+    trained = any(p.requires_grad for p in model.feature_modules.parameters())
+    if isinstance(engine, NUTS) or (isinstance(engine, CoordinateAscent) and trained):
+        raise TypeError(
+            f"{type(engine).__name__} fits {'a trainable backbone' if trained else 'a model'} in "
+            "one process only; use SVI(), or call fit outside of the process group."
+        )
+    told = repr([(name, part.tasks, model[name].sizes) for name, part in data.items()])
+    code = torch.tensor(zlib.crc32(told.encode()), device=model.device)
+    if int(all_reduce_max(code)) != -int(all_reduce_max(-code)):
+        raise ValueError(
+            "every process must have the same tasks, in the same order, and sizes; this one has "
+            f"{ {name: model[name].sizes for name in data} }. Build TaskData from all rows, and "
+            "take processes.share(data)."
+        )
+    for family in model.families.values():
+        count = torch.tensor(family.rows_per_task, device=model.device)
+        family.rows_per_task = tuple(all_reduce_sum(count).tolist())
 
 
 def choose_engine(model: MultitaskModel) -> tuple[Engine, str]:
@@ -80,6 +109,8 @@ def choose_engine(model: MultitaskModel) -> tuple[Engine, str]:
             return SVI(), f" (chosen: {type(family.likelihood).__name__} has no closed form)"
         if not family.prior.closed_form:
             return SVI(), f" (chosen: {type(family.prior).__name__} has no closed form)"
+        if family.prior.amortised is not None:
+            return SVI(), " (chosen: the amortised classifier is trained)"
     return CoordinateAscent(), " (chosen: closed form, nothing to train in the backbone)"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Hashable, Mapping
 from typing import Any, cast, final
@@ -179,10 +180,17 @@ class MultitaskModel(nn.Module):
             variance = variance + torch.einsum("nd,ncod->nco", spread, square[task])
         return mean, variance
 
-    def rows(self, name: str, data: TaskData) -> Rows:
-        """Features and targets of one family, as its likelihood sees them."""
+    def rows(self, name: str, data: TaskData, *, shared: bool = False) -> Rows:
+        """Features and targets of one family, as its likelihood sees them.
+
+        Args:
+            name: of the family.
+            data: its rows.
+            shared: whether they are this process's share of all; see `Rows`.
+        """
         phi = self.features(data.x, data.task, name)
-        return Rows.from_targets(phi, data.y, data.weight, data.task, data.num_tasks)
+        rows = Rows.from_targets(phi, data.y, data.weight, data.task, data.num_tasks)
+        return dataclasses.replace(rows, shared=shared)
 
     @property
     def feature_modules(self) -> nn.ModuleList:

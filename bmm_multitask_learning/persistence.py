@@ -27,7 +27,7 @@ from .backbones import (
 )
 from .family import Family
 from .hyperparameters import ProbabilisticModule
-from .likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
+from .likelihoods import Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT
 from .model import MultitaskModel
 from .priors import (
     IndependentTasks,
@@ -49,7 +49,7 @@ CONFIG, TENSORS = "config.json", "model.safetensors"
 _CLASSES: tuple[type[ProbabilisticModule], ...] = (
     *(IndependentTasks, LatentHierarchy, PooledTasks, SharedGaussian, SparseBayesian),
     *(TaskClustering, TaskCovariance, TaskMean, VariationalWeighting),
-    *(Bernoulli, Categorical, Gaussian, Poisson, StudentT),
+    *(Bernoulli, Categorical, Gaussian, Ordinal, Poisson, StudentT),
 )
 _BACKBONES: dict[str, type[nn.Module]] = {
     cls.__name__: cls
@@ -159,7 +159,6 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "dtype": str(model.dtype),
         "single": model.single,
-        "backbone": _describe_backbone(model.backbone),
         "families": {
             name: {
                 "prior": _describe(family.prior),
@@ -171,6 +170,8 @@ def _config(model: MultitaskModel) -> dict[str, Any]:
             }
             for name, family in model.families.items()
         },
+        # last: a tokenizer in it is long
+        "backbone": _describe_backbone(model.backbone),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,10 +53,10 @@ class Places(NamedTuple):
         return value[self.text, self.place]
 
 
-def joined(inputs: list[Tensor]) -> Tensor:
+def joined(inputs: Sequence[Tensor]) -> Tensor:
     """Inputs of several families as one; rows of tokens are padded to the same length."""
     if inputs[0].is_floating_point():
-        return torch.cat(inputs)
+        return torch.cat(list(inputs))
     length = max(x.shape[-1] for x in inputs)
     pad = torch.nn.functional.pad
     return torch.cat([pad(x, (0, length - x.shape[-1]), value=-1) for x in inputs])

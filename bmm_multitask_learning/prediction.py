@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,12 @@ from torch.distributions import Distribution
 
 from .backbones import find_text_encoder
 from .data import TaskData
-from .likelihoods import Rows
+from .likelihoods import Likelihood, Rows
 from .places import Places
 from .posterior import WeightPosterior
 from .priors.task_prior import own_information
 from .roots import Roots
-from .sites import first_factor, refine
+from .sites import amortised_factor, first_factor, refine
 from .statistics import TaskStatistics
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Prediction:
 
     For real-valued targets `mean`, `std`, `interval` and `quantile` speak of the target, noise
     included. For classes `mean` is the probability averaged over q(W) — (N,) for Bernoulli, (N, O)
-    for Categorical — and `interval` is a credible interval of the probability itself.
+    for Categorical and Ordinal — and `interval` is a credible interval of the probability itself.
 
     The O axis is dropped where O = 1.
     """
@@ -48,7 +49,8 @@ class Prediction:
     _log_weights: Tensor
     _law: Distribution
     _latent: tuple[Tensor, Tensor, Tensor]
-    _classes: bool
+    _probability: Callable[[Tensor], Tensor] | None
+    """Of classes at latents (..., O); None where targets are no classes."""
     _numpy: bool
 
     @property
@@ -60,7 +62,7 @@ class Prediction:
     def std(self) -> Any:
         """Standard deviation of the target, noise included, (N,) or (N, O)."""
         mean = self._mean()
-        if self._classes:
+        if self._probability is not None:
             return self._out((mean * (1 - mean)).sqrt())
         component = self._law.mean
         square = self._law.variance + (component - mean[:, None]).square()
@@ -141,8 +143,8 @@ class Prediction:
         return torch.einsum("nj,njo->no", self._log_weights.exp(), value)
 
     def _quantile(self, level: float) -> Tensor:
-        if self._classes:
-            return self._probability_quantile(level)
+        if self._probability is not None:
+            return self._probability_quantile(level, self._probability)
         spread = 40 * self._law.stddev
         lower = (self._law.mean - spread).amin(1)
         upper = (self._law.mean + spread).amax(1)
@@ -156,12 +158,14 @@ class Prediction:
         support = self._law.support
         return value.round() if support is not None and support.is_discrete else value
 
-    def _probability_quantile(self, level: float) -> Tensor:
+    def _probability_quantile(
+        self, level: float, probability: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         weight, mean, variance = self._latent
         std = variance.sqrt()
-        if mean.shape[-1] > 1 and isinstance(self._law, torch.distributions.Categorical):
+        if isinstance(self._law, torch.distributions.Categorical):
             draws = _latent_draws(weight, mean, std)  # (S, N, O)
-            return torch.quantile(draws.softmax(-1), level, dim=0)
+            return torch.quantile(probability(draws), level, dim=0)
         normal = torch.distributions.Normal(mean, std.clamp(min=1e-12), validate_args=False)
         lower, upper = (mean - 40 * std).amin(1), (mean + 40 * std).amax(1)
         latent = _bisect(
@@ -170,7 +174,7 @@ class Prediction:
             lower,
             upper,
         )
-        return latent.sigmoid()
+        return probability(latent)
 
     def _out(self, value: Tensor, drop: int = 0) -> Any:
         axis = value.ndim - 1 - drop
@@ -264,7 +268,7 @@ def _as_tensor(model: MultitaskModel, x: Any) -> Tensor:
                 "fit a model with backbone=SentenceEncoder.from_pretrained(...)."
             )
         return encoder.tokens(x)
-    return torch.as_tensor(np.asarray(x, dtype=np.float64))
+    return torch.as_tensor(np.array(x, dtype=np.float64))  # a frame's own array is read-only
 
 
 def _is_text(first: Any) -> bool:
@@ -330,9 +334,16 @@ def predict(
         _log_weights=mixture,
         _law=law,
         _latent=(log_weights.exp(), mean, variance),
-        _classes=part.likelihood.classes,
+        _probability=_class_probability(part.likelihood),
         _numpy=inputs.numpy,
     )
+
+
+def _class_probability(likelihood: Likelihood) -> Callable[[Tensor], Tensor] | None:
+    """Probabilities of classes at the present hyperparameters, which a later fit leaves alone."""
+    if not likelihood.classes:
+        return None
+    return functools.partial(likelihood.probability, theta=likelihood.eta)
 
 
 def _check_width(part: Family, phi: Tensor) -> None:
@@ -445,9 +456,11 @@ def _add_rows(
         return concatenate(posterior, prior.condense(newcomers.condition(statistics[K:])))
 
     # the rows' Gaussian factor: the likelihood itself, or the best at the posterior's moments
-    statistics = refine(
-        condition, likelihood, rows, first_factor(likelihood, rows, likelihood.eta)
-    )
+    if prior.classifier is not None:
+        statistics = amortised_factor(prior, likelihood, rows)
+    else:
+        first = first_factor(likelihood, rows, likelihood.eta)
+        statistics = refine(condition, likelihood, rows, first)
     posterior = condition(statistics)
     old = prior.information
     new = own_information(statistics, posterior)

@@ -106,20 +106,22 @@ class RowRoots:
 @final
 @dataclasses.dataclass(frozen=True)
 class CentredRoots:
-    r"""The roots of tasks that scatter around one uncertain centre.
+    r"""The roots of tasks that scatter around what they share: R patterns, each as much as V says.
 
-    $$R_k = L U_k^{-\top}, \qquad B_k = L U_k^{-\top} U_k^{-1} P^{-1/2};$$
-    neither is formed before it is asked for.
+    $$R_k = L U_k^{-\top}, \qquad B_k = L U_k^{-\top} U_k^{-1} \sum_r V_{kr} Q_r;$$
+    neither is formed before it is asked for. One pattern and V = 1 is a centre of all tasks.
 
     Args:
-        scale: $L$, of the scatter around the centre, with leading axis (O,).
+        scale: $L$, of the scatter around the patterns, with leading axis (O,).
         parts: (K, O, D, D) $U_k^{-1}$ in pieces of consecutive tasks.
-        centre: (O, D, D) $P^{-1/2}$: the root of the centre's covariance, whitened by L.
+        loading: (K, R) $V$.
+        patterns: (O, R, D, S) $Q$: the root of the patterns' covariance, whitened by L.
     """
 
     scale: Scale
     parts: tuple[Tensor | LowRankFactor, ...]
-    centre: Tensor
+    loading: Tensor
+    patterns: Tensor
 
     @functools.cached_property
     def inverse(self) -> Tensor | LowRankFactor:
@@ -133,16 +135,17 @@ class CentredRoots:
 
     @functools.cached_property
     def common(self) -> Tensor:
-        """(K, 1, O, D, D) of what all tasks share."""
-        return self.scale.apply(self.inverse.mT @ (self.inverse @ self.centre))[:, None]
+        """(K, 1, O, D, S) of what all tasks share."""
+        mixed = torch.einsum("kr,ords->kods", self.loading, self.patterns)
+        return self.scale.apply(self.inverse.mT @ (self.inverse @ mixed))[:, None]
 
     @functools.cached_property
     def whole(self) -> Tensor:
         """See `Roots`."""
-        return torch.cat([self.own, self.common], -1)
+        return Roots(self.own, self.common).whole
 
     def __getitem__(self, task: Tensor | slice) -> CentredRoots:
-        return dataclasses.replace(self, parts=(self.inverse[task],))
+        return dataclasses.replace(self, parts=(self.inverse[task],), loading=self.loading[task])
 
     def expand(self, num_tasks: int) -> Roots:
         """See `Roots`."""
@@ -156,6 +159,7 @@ class CentredRoots:
         """Variance of $x^T w_{task}$ for x of shape (M, B, D), as (M, 1, O, B)."""
         inverse = self.inverse[task]
         own = inverse @ self.scale.adjoint(x.mT[:, None])  # (M, O, D, B)
-        # one product for all tasks, which have the centre in common
-        common = torch.einsum("ods,modb->mosb", self.centre, inverse.mT @ own)
+        # one product for all tasks, which have the patterns in common
+        told = self.loading[task, None, :, None, None] * (inverse.mT @ own)[:, :, None]
+        common = torch.einsum("ords,mordb->mosb", self.patterns, told)
         return (own.square().sum(-2) + common.square().sum(-2))[:, None]

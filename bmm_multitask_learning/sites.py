@@ -14,17 +14,17 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not exported
 
 from .hyperparameters import Eta
-from .likelihoods import Likelihood, QuadraticLikelihood, Rows
+from .likelihoods import Categorical, Likelihood, QuadraticLikelihood, Rows
 from .posterior import WeightPosterior
 from .priors import TaskPrior
-from .statistics import TaskStatistics, combined, task_sum
+from .statistics import TaskStatistics, combined
 
 # Responsibilities (N, C), means and variances (N, C, O) of the latents.
 Moments = tuple[Tensor, Tensor, Tensor]
@@ -79,7 +79,7 @@ def local_factor(
     with torch.no_grad():
         precision, b = rows.moments(curvature, linear)
     # the constant drops out of the bound; it is 0
-    count = task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks)
+    count = rows.sum_by_task(rows.weight.mean(-1))
     return TaskStatistics(precision, b, torch.zeros_like(b[..., 0]), count)
 
 
@@ -88,6 +88,13 @@ def first_factor(likelihood: Likelihood, rows: Rows, theta: Eta) -> TaskStatisti
     mean = likelihood.first_latent(rows)[:, None]
     variance = torch.full_like(mean, _FIRST_VARIANCE)
     return local_factor(likelihood, rows, torch.ones_like(mean[..., 0]), mean, variance, theta)
+
+
+def amortised_factor(prior: TaskPrior, likelihood: Likelihood, rows: Rows) -> TaskStatistics:
+    """The factors that the prior's network makes of the mean feature of each task and class."""
+    assert isinstance(likelihood, Categorical)  # `Family.build` asked for it
+    assert prior.classifier is not None
+    return prior.classifier(*likelihood.class_means(rows), prior.scatter)
 
 
 def tasks_posterior(prior: TaskPrior, sites: TaskStatistics) -> WeightPosterior:
@@ -127,7 +134,7 @@ def refine(
     for cycle in range(_CYCLES):
         before, once = move(sites)
         after, twice = move(once)
-        if _distance(before, after) < tolerance:
+        if float(rows.max(_distance(before, after))) < tolerance:
             return twice
         try:
             _, sites = move(_extrapolate(sites, once, twice, 2.0 ** (cycle + 1)))
@@ -151,13 +158,13 @@ def _extrapolate(
     return combined(weight, (start, once, twice), start.rows)
 
 
-def _distance(before: Moments, after: Moments) -> float:
-    """The largest move of a latent's mean or standard deviation, in standard deviations."""
+def _distance(before: Moments, after: Moments) -> Tensor:
+    """The move of each latent's mean or standard deviation, in standard deviations."""
     weight, mean, variance = after
     move = torch.maximum(
         (mean - before[1]).abs() / variance.sqrt(), 0.5 * (variance / before[2]).log().abs()
     )
-    return float((weight[..., None] * move).max())
+    return weight[..., None] * move
 
 
 def elbo(
@@ -178,12 +185,20 @@ def elbo(
         return posterior.log_normaliser
     moments = latent_moments(posterior, rows)
     expected = expected_log_prob(likelihood, rows, *moments, likelihood.eta)
-    return expected.sum() - posterior.kl_to_prior(sites)
+    return rows.sum(expected) - posterior.kl_to_prior(sites)
 
 
 def blend(old: TaskStatistics, new: TaskStatistics, rate: float) -> TaskStatistics:
     r"""A natural-gradient step: $(1 - \rho)\,\text{old} + \rho\,\text{new}$."""
     return combined((1 - rate, rate), (old, new), old.rows)
+
+
+def mean_factor(parts: Sequence[TaskStatistics]) -> TaskStatistics:
+    """The mean of factors of the same tasks, each an estimate of the same whole."""
+    if len(parts) == 1:
+        return parts[0]
+    share = 1 / len(parts)
+    return combined([share] * len(parts), parts, parts[0].rows)
 
 
 def latent_moments(posterior: WeightPosterior, rows: Rows) -> Moments:
@@ -209,7 +224,8 @@ def fold_statistics(
     count = torch.bincount(rows.task, minlength=rows.num_tasks)
     first = (count.cumsum(0) - count)[rows.task[order]]
     number = torch.empty_like(order)
-    number[order] = torch.arange(len(order), device=order.device) - first
+    place = torch.arange(len(order), device=order.device) - first
+    number[order] = place + rows.before(count)[rows.task[order]]
     moments = latent_moments(posterior, rows)
     parts = []
     for fold in range(_FOLDS):

@@ -21,7 +21,7 @@ CONFIG = {
     "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "intermediate_size": 20,
-    "max_position_embeddings": 40,
+    "max_position_embeddings": 130,
 }
 
 

@@ -929,7 +929,7 @@ CALLS: dict[str, tuple[Callable[[TaskData], Any], type[Exception], str]] = {
     "sampling name": (
         lambda d: d.batches(2, generator=torch.Generator(), sampling="equal"),
         ValueError,
-        '"proportional", "uniform" or a temperature .*got .equal',
+        '"proportional", "uniform", a temperature .* or a Sampler; got .equal',
     ),
     "sampling range": (
         lambda d: d.batches(2, generator=torch.Generator(), sampling=1.5),

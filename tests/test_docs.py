@@ -105,6 +105,7 @@ def test_every_equation_page_links_to_code(source_pages):
     for page in (
         *("task-clustering", "shared-gaussian", "latent-hierarchy"),
         *("sparse-bayesian", "task-covariance", "variational-weighting"),
+        "loss-weighting",
     ):
         text = (DOCS / "explanation" / f"{page}.md").read_text(encoding="utf-8")
         assert len(source_pages.MARKER.findall(text)) >= text.count("$$") // 4

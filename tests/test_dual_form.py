@@ -101,6 +101,24 @@ def test_rows_say_what_matrices_say(prior, likelihood):
         )
 
 
+@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize("factorised", [False, True])
+def test_patterns_are_told_by_rows_what_matrices_tell(rank, factorised):
+    data = few_rows("bernoulli")
+    prior = SparseBayesian(rank=rank, factorised=factorised)
+    model, _, factors = in_both_forms(prior, Bernoulli(), data)
+    dense, rows = (model.prior.condition(factor, model.prior.eta) for factor in factors)
+    for name in ("log_normaliser", "mean", "covariance"):
+        torch.testing.assert_close(getattr(rows, name), getattr(dense, name), **CLOSE)
+    torch.testing.assert_close(rows.own_trace(), dense.own_trace(), **CLOSE)
+    torch.testing.assert_close(rows.centre().mean, dense.centre().mean, **CLOSE)
+    for root in (lambda q: q.roots.common, lambda q: q.centre().root):
+        found, expected = (root(q) @ root(q).mT for q in (rows, dense))
+        torch.testing.assert_close(found, expected, **CLOSE)
+    found, expected = (q.roots.common[:, 0] @ q.centre().root[0].mT for q in (rows, dense))
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize(
     "make_prior", [lambda: SharedGaussian("diagonal"), IndependentTasks, lambda: SharedGaussian()]
@@ -138,11 +156,12 @@ def test_any_units_of_the_features(scale):
         torch.testing.assert_close(value, wanted, **CLOSE)
 
 
-def test_no_matrix_is_formed_on_the_way(monkeypatch):
+@pytest.mark.parametrize("make_prior", [lambda: SharedGaussian("diagonal"), SparseBayesian])
+def test_no_matrix_is_formed_on_the_way(make_prior, monkeypatch):
     """What a round of `refine` asks of many features is answered by rows alone."""
     data = few_rows("categorical")
     likelihood = Categorical(4)
-    model, rows, (_, dual) = in_both_forms(SharedGaussian("diagonal"), likelihood, data)
+    model, rows, (_, dual) = in_both_forms(make_prior(), likelihood, data)
 
     def refuse(self):
         raise AssertionError("a matrix was formed")

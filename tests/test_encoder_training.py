@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
-from bmm_multitask_learning import MultitaskModel, SharedGaussian, TaskData, fit, load
+from bmm_multitask_learning import SVI, MultitaskModel, SharedGaussian, TaskData, fit, load
 from bmm_multitask_learning.backbones import (
     CachedFeatures,
-    GradualUnfreezing,
     SentenceEncoder,
     TransformerEncoder,
     WithConstant,
@@ -18,6 +19,7 @@ from bmm_multitask_learning.backbones import (
     lora,
     train_top,
 )
+from bmm_multitask_learning.engines import Callback, Unfreezing
 
 from .small_encoder import TEXTS, small
 
@@ -65,25 +67,37 @@ def test_attention_pooling_trains_with_the_top():
     assert "pool.query" in trained(encoder)
 
 
-def test_only_what_is_unfrozen_moves():
-    """By an optimiser that had all parameters from the start."""
+def test_layers_within_a_backbone_and_backbones_without():
+    backbone = WithConstant(small())
+    train_top(backbone, 1)
+    assert blocks_of(trained(backbone)) == {2}
+    assert len(layerwise_groups(backbone, 0.1)) == 4
+    with pytest.raises(TypeError, match="Linear has none"):
+        train_top(nn.Linear(2, 2), 1)
+
+
+def test_svi_unfreezes_block_by_block_at_falling_rates():
     encoder = small(pooling="attention")
-    schedule = GradualUnfreezing({2: 1, 3: 3})
-    optimiser = torch.optim.Adam(layerwise_groups(encoder, 0.01))
-    x = encoder.tokens(TEXTS)
-    head = torch.ones(12, requires_grad=True)
+    train_top(encoder, 2)
+    start = {n: p.detach().clone() for n, p in encoder.named_parameters()}
     moved = []
-    for step in range(4):
-        schedule.apply(encoder, step)
-        before = {n: p.detach().clone() for n, p in encoder.named_parameters()}
-        optimiser.zero_grad()
-        (encoder(x) @ head).square().sum().backward()
-        optimiser.step()
-        moved.append({n for n, p in encoder.named_parameters() if not torch.equal(p, before[n])})
-    assert moved[0] == moved[1] == set()
-    assert blocks_of(moved[2]) == {2}
-    assert blocks_of(moved[3]) == {0, 1, 2}
-    assert any("embeddings" in name for name in moved[3])
+
+    class Watch(Callback):
+        def on_step(self, training):
+            changed = {n for n, p in encoder.named_parameters() if not torch.equal(p, start[n])}
+            moved.append(blocks_of(changed))
+
+    schedule = Unfreezing({2: [encoder.blocks[-1]], 4: [encoder.blocks[-2]]})
+    rates = functools.partial(layerwise_groups, lr=1e-3, decay=0.5)
+    engine = SVI(steps=6, callbacks=[schedule, Watch()], backbone_lr=rates)
+    model = MultitaskModel(prior=SharedGaussian("isotropic"), backbone=encoder)
+    fit(
+        model,
+        TaskData(encoder.tokens(TEXTS), Y, ["a", "b", "a", "b"]),
+        engine=engine,
+        progress=False,
+    )
+    assert moved == [set(), set(), {2}, {2}, {1, 2}, {1, 2}]
 
 
 @pytest.mark.parametrize("make", ENCODERS.values(), ids=ENCODERS)
@@ -92,25 +106,16 @@ def test_rates_fall_with_depth(make):
     groups = layerwise_groups(encoder, 0.1, decay=0.5)
     rate = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert len(rate) == len(list(encoder.parameters()))
-    names = {"embeddings": 0.1 / 16}
     for name, parameter in encoder.named_parameters():
         [block] = blocks_of({name}) or [None]
         if block is not None:
             assert rate[id(parameter)] == pytest.approx(0.1 * 0.5 ** (3 - block))
         elif "embeddings" in name:
-            assert rate[id(parameter)] == pytest.approx(names["embeddings"])
+            assert rate[id(parameter)] == pytest.approx(0.1 / 16)
         else:
             assert rate[id(parameter)] == 0.1
     with pytest.raises(ValueError, match=r"decay in \(0, 1\]"):
         layerwise_groups(encoder, 0.1, decay=1.5)
-
-
-@pytest.mark.parametrize(
-    ("blocks", "message"), [({-1: 1}, "not be negative"), ({0: 2, 5: 1}, "no fewer blocks")]
-)
-def test_schedules_that_make_no_sense(blocks, message):
-    with pytest.raises(ValueError, match=message):
-        GradualUnfreezing(blocks)
 
 
 # ---- adapters --------------------------------------------------------------------------------
@@ -271,8 +276,6 @@ def find_cache(backbone: nn.Module) -> CachedFeatures | None:
 
 
 def test_an_encoder_that_trained_is_loaded_to_train_on(tmp_path):
-    from bmm_multitask_learning import SVI
-
     encoder = lora(small(), rank=2)
     model = MultitaskModel(prior=SharedGaussian("isotropic"), backbone=encoder)
     data = TaskData(encoder.tokens(TEXTS), Y, ["a", "b", "a", "b"])

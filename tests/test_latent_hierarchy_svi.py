@@ -123,7 +123,7 @@ def test_a_wrong_tree_is_replaced_and_the_jump_is_reported():
     ((before, after),) = program.renew({"tasks": data}, optimiser)
     assert after > before + 20
     assert prior.tree.clades().keys() == sought.clades().keys()
-    torch.testing.assert_close(HeightsTransform()(guide.points["heights"]), prior.heights)
+    torch.testing.assert_close(HeightsTransform()(guide.points[0]), prior.heights)
 
 
 def test_a_tree_of_the_same_clades_keeps_its_heights():

@@ -15,6 +15,7 @@ from bmm_multitask_learning import (
     Categorical,
     Gaussian,
     IndependentTasks,
+    Ordinal,
     Poisson,
     StudentT,
 )
@@ -153,6 +154,8 @@ def test_categorical_bound_of_rows_without_information(num_classes):
         (Bernoulli(), [0.0, 1.0, 1.0]),
         (Poisson(), [0.0, 2.0, 5.0]),
         (StudentT(df=3.0), [0.3, -1.0, 9.0]),
+        (Ordinal(4), [0.0, 2.0, 3.0]),
+        (Ordinal(4, "probit"), [3.0, 1.0, 0.0]),
     ],
 )
 def test_expected_log_likelihood_is_that_of_quadrature(likelihood, y):

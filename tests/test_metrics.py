@@ -332,3 +332,32 @@ BAD = {
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Ordered classes
+
+
+def test_quadratic_weighted_kappa_is_squared_error_against_chance():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 60)
+    predicted = np.clip(y + rng.integers(-1, 2, 60), 0, 6)
+    error = np.mean((y - predicted) ** 2.0)
+    chance = np.mean((y[:, None] - predicted) ** 2.0)
+    assert metrics.quadratic_weighted_kappa(y, predicted) == pytest.approx(1 - error / chance)
+    shifted = metrics.quadratic_weighted_kappa(y + 2, predicted + 2)
+    assert shifted == pytest.approx(1 - error / chance)
+
+
+def test_quadratic_weighted_kappa_ignores_rows_without_a_target():
+    y, predicted = [0.0, 2.0, 1.0, NAN], torch.tensor([0, 1, 1, 3])
+    expected = metrics.quadratic_weighted_kappa(y[:3], predicted[:3])
+    assert metrics.quadratic_weighted_kappa(y, predicted) == expected < 1
+    assert np.isnan(metrics.quadratic_weighted_kappa([2.0, 2.0], [2.0, 2.0]))
+    assert np.isnan(metrics.quadratic_weighted_kappa([NAN], [1.0]))
+
+
+def test_quadratic_weighted_kappa_takes_whole_numbers():
+    with pytest.raises(ValueError, match=r"whole numbers in 0\.\.2; got 0.5"):
+        metrics.quadratic_weighted_kappa([0, 1], [0.5, 2])
+    with pytest.raises(ValueError, match="got -1"):
+        metrics.quadratic_weighted_kappa([-1, 1], [1, 1])

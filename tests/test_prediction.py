@@ -338,3 +338,12 @@ def test_predictions_average_over_nuts_draws():
     assert np.isfinite(p.std).all()
     adapted = model.adapt(TaskData(data.x[:3], data.y[:3], ["new"] * 3))
     assert adapted.predict(data.x.numpy(), "new").latent_std.mean() < p.latent_std.mean()
+
+
+def test_a_frames_own_array_is_taken():
+    data = make_data()
+    model = MultitaskModel()
+    fit(model, data, progress=False)
+    x = data.x.numpy().copy()
+    x.flags.writeable = False  # as pandas gives it
+    np.testing.assert_array_equal(model.predict(x, 0).mean, model.predict(data.x, 0).mean)

@@ -132,6 +132,15 @@ def test_viterbi_takes_tensors_and_leaves_padding_unread():
     ]
 
 
+def test_words_one_after_the_other_are_those_of_their_sentences():
+    rng = np.random.default_rng(1)
+    probability, lengths = rng.dirichlet(np.full(5, 0.4), (3, 4)), np.array([2, 0, 4])
+    flat = probability[np.arange(4) < lengths[:, None]]
+    for method in ("viterbi", "greedy"):
+        expected = metrics.decode_tags(probability, NAMES, lengths, method)
+        assert metrics.decode_tags(flat, NAMES, lengths, method) == expected
+
+
 def test_impossible_tags_leave_a_legal_sequence():
     probability = np.zeros((1, 3, 5))
     probability[..., 2] = 1
@@ -142,6 +151,7 @@ def test_impossible_tags_leave_a_legal_sequence():
     ("probability", "lengths", "method", "message"),
     [
         (np.ones((2, 3, 4)), [3, 3], "viterbi", r"O = 5, one for each name; got \(2, 3, 4\)"),
+        (np.ones((5, 5)), [3, 3], "viterbi", r"for the M = 6 words.*got \(5, 5\)"),
         (np.ones((2, 3, 5)), [3, 4], "viterbi", r"each in 0\.\.3; got 4"),
         (np.ones((2, 3, 5)), [3], "viterbi", r"must be \(2,\) numbers of words"),
         (-np.ones((2, 3, 5)), [0, 1], "viterbi", "Are these logits"),

@@ -13,6 +13,7 @@ from sklearn.linear_model import MultiTaskLassoCV, RidgeCV
 from bmm_multitask_learning import (
     NUTS,
     SVI,
+    Bernoulli,
     CoordinateAscent,
     Gaussian,
     IndependentTasks,
@@ -25,6 +26,7 @@ from bmm_multitask_learning import (
     load,
 )
 from bmm_multitask_learning.distributions import GIG, GeneralizedInverseGaussian
+from bmm_multitask_learning.engines.coordinate_ascent import Ascent
 from bmm_multitask_learning.gaussian import condition_at
 
 from .cases import built_model, make_data
@@ -158,6 +160,29 @@ def test_tasks_with_the_same_inputs_take_one_eigendecomposition(rank, rows, form
     # weights and patterns together
     found, expected = (p.roots.common[:, 0] @ p.centre().root[0].mT for p in (quick, each))
     torch.testing.assert_close(found, expected, **close)
+
+
+def test_a_bound_that_is_rounding_is_not_climbed_to(monkeypatch):
+    """An extrapolation to weights of 1e19 times the data's: the evidence there comes out > 0."""
+    data = make_data("bernoulli", rows=(9, 6, 12, 7), num_features=40)
+    model = built_model(SparseBayesian(), Bernoulli(), data, seed=1)
+    ascent = Ascent(model.family(), model.rows("tasks", data))
+    prior = model.prior
+
+    def far(vector=None):
+        prior.set_eta({**prior.eta, "level": torch.full_like(prior.level, 1e-38)})
+
+    with torch.no_grad():
+        prior.initialise(ascent.statistics(), torch.Generator(), 0)
+        before = ascent.step()
+        plain = ascent.snapshot()
+        far()
+        assert float(ascent.posterior().log_normaliser) > 0  # of a log probability
+        ascent.restore(plain)
+        monkeypatch.setattr(ascent, "move_to", far)
+        reached = ascent.cycle(before)
+        assert len(reached) == 2
+        assert before <= reached[0] <= reached[1] <= ascent.step() < 0
 
 
 def test_the_scale_of_the_hyperprior_is_the_level():

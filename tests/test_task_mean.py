@@ -11,17 +11,21 @@ from bmm_multitask_learning import (
     SVI,
     CoordinateAscent,
     Gaussian,
+    LatentHierarchy,
     MultitaskModel,
     PooledTasks,
     SharedGaussian,
     TaskClustering,
     TaskData,
     TaskMean,
+    datasets,
     fit,
     load,
 )
+from bmm_multitask_learning.trees.task_tree import HeightsTransform, caterpillar
 
 from .cases import built_model, make_data
+from .test_latent_hierarchy_svi import program_of
 
 
 def planted(seed: int, *, effect: float, num_tasks: int = 40, num_features: int = 2):
@@ -166,6 +170,31 @@ def test_svi_goes_back_to_its_best_state():
     assert result.converged  # it stopped early, and took what validation had seen as best
     assert len(result.history) < 300
     assert model.predict(data.x[:3], data.tasks[0]).mean.shape == (3,)
+
+
+def test_svi_moves_and_seeks_anew_a_tree_within():
+    """As of a tree alone: of what the task features leave of the weights."""
+    data, _ = datasets.make_tree(8, num_features=4, rows_per_task=(20, 30), seed=1)
+    features = np.random.default_rng(1).standard_normal((8, 1))
+    shifts = data.x[:, 0] * torch.from_numpy(features)[data.task, 0]
+    data = data._replace(y=data.y + 2 * shifts, task_features=torch.from_numpy(features))
+    model = MultitaskModel(TaskMean(LatentHierarchy(mixing=0.8)))
+    program = program_of(model, data)
+    tree, guide = model.prior.prior, program.guides["tasks"]
+    sought = tree.tree
+    for step in (0.0, 0.5):
+        guide.points[0].data.add_(step)
+        guide.place(model.prior)
+        assert torch.equal(tree.heights, HeightsTransform()(guide.points[0]))
+    tree.register_buffer("merges", caterpillar(8, sought.heights).merges)
+    guide.follow(model.prior)
+    ((before, after),) = program.renew({"tasks": data}, program.optimiser(0.01, 0.0))
+    assert after > before
+    assert tree.tree.clades().keys() == sought.clades().keys()
+    fit(model, data, engine=SVI(steps=40, lr=0.05), progress=False)
+    moved = tree.tree
+    assert torch.equal(moved.merges, sought.merges)
+    assert float((moved.heights - sought.heights).abs().max()) > 0.02
 
 
 def test_errors_say_what_to_do():

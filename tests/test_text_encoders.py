@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from bmm_multitask_learning.backbones import (
     WithConstant,
     Words,
     find_text_encoder,
+    text_encoder,
 )
 from bmm_multitask_learning.backbones.pretrained import locate, read_settings
 
-from .small_encoder import TEXTS, small
+from .small_encoder import CONFIG, TEXTS, small, word_pieces
 
 transformers = pytest.importorskip("transformers")
 
@@ -74,9 +77,12 @@ def test_what_is_no_text(texts, message):
 # ---- features --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_features_are_those_of_each_text_alone(batch_size):
+@pytest.mark.parametrize(
+    ("batch_size", "cached"), [(1, 10**6), (3, 10**6), (32, 10**6), (32, 150)]
+)
+def test_features_are_those_of_each_text_alone(batch_size, cached, monkeypatch):
     """Whatever the batch, its order and its padding; with gradients and without."""
+    monkeypatch.setattr(text_encoder, "_CACHED_FLOATS", cached)
     encoder = small(batch_size=batch_size)
     expected = torch.stack([plain_states(encoder, text).mean(0) for text in TEXTS])
     x = encoder.tokens(TEXTS)
@@ -131,6 +137,14 @@ def test_mixed_precision_is_close():
     assert 0 < difference < 0.05
 
 
+def test_gradients_are_those_of_one_pass():
+    one, many = small(), small(batch_size=1)
+    for encoder in (one, many):
+        encoder(encoder.tokens(TEXTS)).square().sum().backward()
+    for p, q in zip(one.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_every_parameter_has_a_gradient():
     encoder = small(pooling="attention")
     encoder(encoder.tokens(TEXTS)).square().sum().backward()
@@ -183,6 +197,62 @@ def test_constant_in_front_and_the_encoder_within():
     assert backbone(x).shape == (len(TEXTS), 13)
     assert bool((backbone(x)[:, 0] == 1).all())
     assert find_text_encoder(nn.Sequential(backbone, nn.Linear(13, 2))) is encoder
+
+
+FAMILIES = {
+    "distilbert": {"dim": 12, "n_layers": 3, "n_heads": 2, "hidden_dim": 20},
+    "roberta": {"pad_token_id": 1},
+    "mpnet": {"pad_token_id": 1},
+    "electra": {"embedding_size": 6},
+    "modernbert": {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3},
+    "deberta-v2": {},
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_encoders_of_other_families(kind):
+    """The batch, its order and its padding change nothing; layers are found."""
+    config = CONFIG | FAMILIES[kind] | {"model_type": kind}
+    encoder = SentenceEncoder(config, word_pieces(), max_length=20, seed=0)
+    expected = torch.stack([plain_states(encoder, text).mean(0) for text in TEXTS])
+    torch.testing.assert_close(encoder.encode(TEXTS), expected, atol=1e-5, rtol=1e-5)
+    assert len(encoder.blocks) == 3
+    again = SentenceEncoder(**json.loads(json.dumps(encoder.arguments())))
+    again.load_state_dict(encoder.state_dict())
+    assert torch.equal(again.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_what_is_no_plain_encoder():
+    with pytest.raises(ValueError, match="t5 is an encoder with a decoder"):
+        SentenceEncoder({"model_type": "t5"}, word_pieces())
+    with pytest.raises(ValueError, match="at most the transformer's 130 positions; got 131"):
+        small(max_length=131)
+    albert = SentenceEncoder(CONFIG | {"model_type": "albert"}, word_pieces(), max_length=20)
+    with pytest.raises(ValueError, match="albert does not have its 3 layers in one list"):
+        len(albert.blocks)
+
+
+def test_without_the_extra(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"bmm-multitask-learning\[text\]"):
+        small()
+
+
+def test_encode_has_no_dropout_and_leaves_training_as_it_was():
+    encoder = small()
+    expected = encoder.encode(TEXTS)
+    assert not encoder.trunk.training
+    encoder.train()
+    assert torch.equal(encoder.encode(TEXTS), expected)
+    assert encoder.trunk.training
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_copies(copied):
+    encoder = small(normalise=True)
+    assert torch.equal(copied(encoder).encode(TEXTS), encoder.encode(TEXTS))
 
 
 # ---- readers ---------------------------------------------------------------------------------
@@ -255,11 +325,34 @@ def test_settings_of_a_sentence_transformers_folder(folder, pooling):
 
 
 def write_modules(folder, kinds, pooling):
-    modules = [{"type": f"sentence_transformers.models.{k}", "path": k} for k in kinds]
+    modules = [
+        {"type": f"sentence_transformers.models.{k}", "path": "" if k == "Transformer" else k}
+        for k in kinds
+    ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "Pooling").mkdir()
     (folder / "Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 9}))
+
+
+def test_the_transformer_in_a_folder_of_its_own(folder, tmp_path_factory):
+    """As older releases of sentence-transformers wrote it."""
+    outer = tmp_path_factory.mktemp("old")
+    folder.rename(outer / "0_Transformer")
+    module = {"type": "sentence_transformers.models.Transformer", "path": "0_Transformer"}
+    (outer / "modules.json").write_text(json.dumps([module]))
+    encoder = SentenceEncoder.from_pretrained(outer)
+    assert torch.equal(encoder.encode(TEXTS), small().encode(TEXTS))
+
+
+def test_code_of_a_models_own_is_not_run(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "theirs", "auto_map": {"AutoModel": "modeling.Theirs"}}
+    config["auto_map"]["AutoConfig"] = "modeling.Config"
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("raise SystemExit('run')")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        SentenceEncoder.from_pretrained(folder)
 
 
 def test_steps_that_are_not_there_are_told(folder):
@@ -270,6 +363,19 @@ def test_steps_that_are_not_there_are_told(folder):
     write.write_text('[{"type": "sentence_transformers.models.Dense", "path": "2"}]')
     with pytest.raises(ValueError, match="a module Dense"):
         read_settings(folder)
+
+
+def test_weights_that_are_not_whole(folder):
+    from safetensors.torch import load_file, save_file
+
+    [file] = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    lost = "encoder.layer.1.output.dense.weight"
+    save_file({n: t for n, t in tensors.items() if n != lost}, file, metadata={"format": "pt"})
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"lack 'encoder.layer.1.output.dense.weight' and 0 more"):
+        SentenceEncoder.from_pretrained(folder)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_weights_are_read_from_safetensors_alone(folder):

@@ -3,7 +3,7 @@
 from .adapters import lora
 from .backbone import Backbone
 from .cached_features import CachedFeatures
-from .freezing import GradualUnfreezing, heads_only, layerwise_groups, train_top
+from .freezing import heads_only, layerwise_groups, train_top
 from .latent_encoder import LatentEncoder
 from .mlp import MLP
 from .readers import Pooled, Words
@@ -16,7 +16,6 @@ __all__ = [
     "MLP",
     "Backbone",
     "CachedFeatures",
-    "GradualUnfreezing",
     "LatentEncoder",
     "Pooled",
     "SentenceEncoder",

@@ -1,4 +1,4 @@
-r"""What of an encoder trains, when, and how fast.
+r"""What of an encoder trains, and how fast.
 
 A layer's depth counts from the top: the last block has depth 1, the embeddings the largest; what
 stands above the blocks (a last norm, attention pooling) has depth 0.
@@ -6,14 +6,12 @@ stands above the blocks (a last norm, attention pooling) has depth 0.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar
 
 from torch import nn
 
 from .sentence_encoder import SentenceEncoder
-from .text_encoder import TextEncoder
+from .text_encoder import TextEncoder, find_text_encoder
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -29,14 +27,15 @@ def heads_only(backbone: _Module) -> _Module:
     return backbone.requires_grad_(requires_grad=False)
 
 
-def train_top(encoder: TextEncoder, blocks: int) -> None:
-    """Train the last `blocks` blocks and what stands above them, and freeze the rest.
+def train_top(backbone: nn.Module, blocks: int) -> None:
+    """Train an encoder's last `blocks` blocks and what stands above them, and freeze the rest.
 
     Args:
-        encoder: whose blocks.
+        backbone: the encoder, or a module with one within.
         blocks: how many; 0 freezes the encoder, all of them trains the embeddings too.
 
     Raises:
+        TypeError: for a backbone without a text encoder.
         ValueError: for more blocks than there are, fewer than 0, or an encoder with adapters.
 
     Example:
@@ -46,6 +45,7 @@ def train_top(encoder: TextEncoder, blocks: int) -> None:
         >>> [block.linear1.weight.requires_grad for block in encoder.blocks]
         [False, False, True]
     """
+    encoder = _encoder(backbone)
     if isinstance(encoder, SentenceEncoder) and encoder.lora is not None:
         raise ValueError(
             "the encoder has low-rank adapters, which are to train instead of its blocks. Take an "
@@ -72,21 +72,22 @@ def by_depth(encoder: TextEncoder) -> dict[int, list[nn.Parameter]]:
 
 
 def layerwise_groups(
-    encoder: TextEncoder, lr: float, *, decay: float = 0.9
+    backbone: nn.Module, lr: float, *, decay: float = 0.9
 ) -> list[dict[str, Any]]:
     r"""Parameter groups of an optimiser whose learning rate falls with depth.
 
     $$\mathrm{lr}_d = \mathrm{lr} \cdot \mathrm{decay}^d$$
 
-    Groups have frozen parameters too, so that a schedule may unfreeze them later: an optimiser
-    passes over what has no gradient.
+    Groups have frozen parameters too, so that they may be unfrozen later. For `SVI`:
+    `backbone_lr=functools.partial(layerwise_groups, lr=1e-4)`.
 
     Args:
-        encoder: whose parameters.
+        backbone: a text encoder, or a module with one within.
         lr: learning rate at the top.
         decay: factor from a layer to the one below.
 
     Raises:
+        TypeError: for a backbone without a text encoder.
         ValueError: for a rate that is not positive, or a decay outside (0, 1].
 
     Example:
@@ -101,49 +102,15 @@ def layerwise_groups(
     """
     if not lr > 0 or not 0 < decay <= 1:
         raise ValueError(f"lr must be positive and decay in (0, 1]; got {lr} and {decay}.")
-    groups = by_depth(encoder).items()
+    groups = by_depth(_encoder(backbone)).items()
     return [{"params": ps, "lr": lr * decay**depth} for depth, ps in groups if ps]
 
 
-@final
-@dataclasses.dataclass(frozen=True)
-class GradualUnfreezing:
-    """How many blocks train from which step on: first the heads, then from the top down.
-
-    Args:
-        blocks: number of blocks from the top by step; before the first step none.
-
-    Raises:
-        ValueError: for steps or blocks below 0, or for blocks that freeze again.
-
-    Example:
-        >>> from bmm_multitask_learning.backbones import TransformerEncoder
-        >>> encoder = TransformerEncoder.from_texts(["a text"], vocab_size=300, layers=3)
-        >>> schedule = GradualUnfreezing({100: 1, 300: 3})
-        >>> [schedule.at(step) for step in (0, 100, 299, 300)]
-        [0, 1, 1, 3]
-        >>> schedule.apply(encoder, step=120)
-        >>> [block.linear1.weight.requires_grad for block in encoder.blocks]
-        [False, False, True]
-
-    References:
-        Howard and Ruder, Universal language model fine-tuning for text classification (2018),
-        section 3.3.
-    """
-
-    blocks: Mapping[int, int]
-
-    def __post_init__(self) -> None:
-        counts = [self.blocks[step] for step in sorted(self.blocks)]
-        if min(self.blocks, default=0) < 0 or min(counts, default=0) < 0:
-            raise ValueError(f"steps and blocks must not be negative; got {dict(self.blocks)}.")
-        if counts != sorted(counts):
-            raise ValueError(f"later steps must train no fewer blocks; got {dict(self.blocks)}.")
-
-    def at(self, step: int) -> int:
-        """Blocks that train at a step."""
-        return max((n for start, n in self.blocks.items() if start <= step), default=0)
-
-    def apply(self, encoder: TextEncoder, step: int) -> None:
-        """Freeze and unfreeze the encoder as of this step."""
-        train_top(encoder, self.at(step))
+def _encoder(backbone: nn.Module) -> TextEncoder:
+    encoder = find_text_encoder(backbone)
+    if encoder is None:
+        raise TypeError(
+            f"layers are counted in a text encoder; {type(backbone).__name__} has none. Set "
+            "requires_grad of its own layers."
+        )
+    return encoder

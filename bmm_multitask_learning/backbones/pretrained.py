@@ -13,28 +13,22 @@ _AUTHOR = "sentence-transformers/"
 
 
 class FolderSettings(NamedTuple):
-    """What a sentence-transformers folder says; the defaults are for folders that say nothing."""
+    """What a sentence-transformers folder says; the defaults are for folders that say nothing.
 
+    transformer: the folder of the transformer itself.
+    """
+
+    transformer: Path
     pooling: str = "mean"
     normalise: bool = False
     max_length: int = 128
 
 
 def locate(name: str | Path) -> Path:
-    """The folder of a model: itself, in an installed package, or fetched from the hub.
-
-    Raises:
-        FileNotFoundError: if the folder has no `config.json` or no safetensors.
-    """
+    """The folder of a model: itself, in an installed package, or fetched from the hub."""
     folder = Path(name)
     if not folder.is_dir():
         folder = _packaged(str(name)) or _from_hub(str(name))
-    for needed, pattern in (("config.json", "config.json"), ("safetensors", "*.safetensors")):
-        if not any(folder.glob(pattern)):
-            raise FileNotFoundError(
-                f"no {needed} in {folder}: give a folder that save_pretrained wrote. Weights are "
-                "read from safetensors alone."
-            )
     return folder
 
 
@@ -61,31 +55,37 @@ def _from_hub(name: str) -> Path:
 
 
 def read_settings(folder: Path) -> FolderSettings:
-    """Pooling, normalisation and length of a sentence-transformers folder.
+    """Pooling, normalisation and length of a folder, and where its transformer is.
 
     Raises:
+        FileNotFoundError: if there is no `config.json` or no safetensors.
         ValueError: for a pooling or a further module that is not there.
     """
-    if not (folder / "modules.json").exists():
-        return FolderSettings()
-    settings = FolderSettings()
-    limits = folder / "sentence_bert_config.json"
-    if limits.exists():
-        length = _read(limits).get("max_seq_length")
-        settings = settings._replace(max_length=length or settings.max_length)
-    for module in _read(folder / "modules.json"):
+    settings = FolderSettings(folder)
+    modules = folder / "modules.json"
+    for module in _read(modules) if modules.exists() else []:
         kind = module["type"].rpartition(".")[2]
-        if kind == "Pooling":
+        if kind == "Transformer":
+            settings = settings._replace(transformer=folder / module["path"])
+        elif kind == "Pooling":
             pooling = _pooling(_read(folder / module["path"] / "config.json"), folder)
             settings = settings._replace(pooling=pooling)
         elif kind == "Normalize":
             settings = settings._replace(normalise=True)
-        elif kind != "Transformer":
+        else:
             raise ValueError(
                 f"{folder} ends in a module {kind}, which SentenceEncoder does not have. Take "
                 "an encoder of Transformer, Pooling and Normalize."
             )
-    return settings
+    limits = settings.transformer / "sentence_bert_config.json"
+    length = _read(limits).get("max_seq_length") if limits.exists() else None
+    for needed, pattern in (("config.json", "config.json"), ("safetensors", "*.safetensors")):
+        if not any(settings.transformer.glob(pattern)):
+            raise FileNotFoundError(
+                f"no {needed} in {settings.transformer}: give a folder that save_pretrained "
+                "wrote. Weights are read from safetensors alone."
+            )
+    return settings._replace(max_length=length or settings.max_length)
 
 
 def _pooling(config: dict[str, Any], folder: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import add_adapters
-from .pretrained import FolderSettings, locate, read_settings
+from .pretrained import locate, read_settings
 from .text_encoder import Pooling, Precision, TextEncoder, text_extra
 
 
@@ -30,7 +30,7 @@ class SentenceEncoder(TextEncoder):
         normalise: whether features have length 1.
         max_length: tokens of a text at most, with special ones; strings are cut there.
         precision: "bfloat16" computes the transformer in mixed precision.
-        batch_size: rows at once where there are no gradients.
+        batch_size: rows at once, at most.
         lora: of adapters, as the function `lora` sets it.
         seed: of the initial weights.
 
@@ -65,13 +65,24 @@ class SentenceEncoder(TextEncoder):
     ) -> None:
         transformers = text_extra("transformers")
         full = transformers.AutoConfig.for_model(**config)
+        if full.is_encoder_decoder:
+            raise ValueError(
+                f"{full.model_type} is an encoder with a decoder; take a model that is an encoder "
+                "alone, such as BERT, RoBERTa or ModernBERT."
+            )
+        longest = config.get("max_position_embeddings")
+        if longest is not None and max_length > longest:
+            raise ValueError(
+                f"max_length must be at most the transformer's {longest} positions; got "
+                f"{max_length}."
+            )
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             trunk = transformers.AutoModel.from_config(full, dtype=torch.float32)
         if "pooler" in dict(trunk.named_children()):
             trunk.pooler = None  # a layer of BERT for sentence pairs; nothing here reads it
         super().__init__(
-            trunk.eval(),
+            trunk,
             full.hidden_size,
             tokenizer,
             pad_id=full.pad_token_id or 0,
@@ -82,6 +93,7 @@ class SentenceEncoder(TextEncoder):
             batch_size=batch_size,
         )
         self.config = _plain(full)
+        self.depth = int(full.num_hidden_layers)
         self.lora = None if lora is None else dict(lora)
         if self.lora is not None:
             add_adapters(self.trunk, self.lora, seed)
@@ -113,20 +125,34 @@ class SentenceEncoder(TextEncoder):
         Raises:
             ImportError: without the extra `text`.
             FileNotFoundError: for a folder without a model in safetensors.
-            ValueError: for a sentence-transformers folder with a step that is not there.
+            ValueError: for a sentence-transformers folder with a step that is not there, weights
+                that are not whole, a model with code of its own, or one with a decoder.
         """
         transformers = text_extra("transformers")
-        folder = locate(name)
-        own: FolderSettings = read_settings(folder)
+        own = read_settings(locate(name))
         if pooling == "auto":
             pooling = cast(Pooling, own.pooling)
         if normalise is None:
             normalise = own.normalise and pooling is not None
-        with _without_bars(transformers):
-            trunk = transformers.AutoModel.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32
+        # what a folder lacks is drawn at random, from the global generator
+        with _without_bars(transformers), torch.random.fork_rng(devices=[]):
+            trunk, report = transformers.AutoModel.from_pretrained(
+                own.transformer,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        missing = sorted(n for n in report["missing_keys"] if not n.startswith("pooler."))
+        if missing:
+            raise ValueError(
+                f"the weights in {own.transformer} lack {missing[0]!r} and {len(missing) - 1} "
+                "more: they do not fit its config.json. Fetch the folder anew."
+            )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            own.transformer, local_files_only=True, trust_remote_code=False
+        )
         encoder = cls(
             _plain(trunk.config),
             tokenizer.backend_tokenizer.to_str(),
@@ -142,9 +168,14 @@ class SentenceEncoder(TextEncoder):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        depth = self.config["num_hidden_layers"]
         lists = (m for m in self.trunk.modules() if isinstance(m, nn.ModuleList))
-        return next(m for m in lists if len(m) == depth)
+        found = [m for m in lists if len(m) == self.depth]
+        if not found:
+            raise ValueError(
+                f"{self.config['model_type']} does not have its {self.depth} layers in one list, "
+                "as one that shares them; train all of it, or freeze all."
+            )
+        return found[0]
 
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:
         # without padding the attention needs no mask, and is faster

@@ -37,7 +37,7 @@ class TransformerEncoder(TextEncoder):
         normalise: whether features have length 1.
         max_length: tokens of a text at most, with the two special ones; strings are cut there.
         precision: "bfloat16" computes the layers in mixed precision.
-        batch_size: rows at once where there are no gradients.
+        batch_size: rows at once, at most.
         seed: of the initial weights.
 
     Raises:
@@ -86,7 +86,7 @@ class TransformerEncoder(TextEncoder):
             torch.default_generator.manual_seed(seed)
             trunk = _Layers(vocabulary, max_length, sizes, positions, dropout)
         super().__init__(
-            trunk.eval(),
+            trunk,
             width,
             tokenizer,
             pad_id=_SPECIAL.index("[PAD]"),

@@ -3,6 +3,7 @@
 `bmm-mtl benchmark` runs them; see `protocol.Protocol` for what one is made of.
 """
 
+from .affinity import AFFINITY
 from .landmine import LANDMINE
 from .landmine_trees import LANDMINE_TREES
 from .office import OFFICE
@@ -14,10 +15,12 @@ from .rotated_mnist import ROTATED_MNIST
 from .sarcos import SARCOS
 from .school import SCHOOL
 from .sentiment import SENTIMENT
+from .texts import TEXTS
 from .unrelated import UNRELATED
 from .yeast import YEAST
 
 __all__ = [
+    "AFFINITY",
     "LANDMINE",
     "LANDMINE_TREES",
     "OFFICE",
@@ -27,6 +30,7 @@ __all__ = [
     "SARCOS",
     "SCHOOL",
     "SENTIMENT",
+    "TEXTS",
     "UNRELATED",
     "YEAST",
     "Forecast",

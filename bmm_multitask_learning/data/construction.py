@@ -47,20 +47,21 @@ def frame_parts(
     if task_features is None or is_frame(task_features):
         table, task_columns = cast("pd.DataFrame | None", task_features), []
     else:
-        task_columns = _as_columns(df, cast("Sequence[str]", task_features), "task_features")
-        _as_columns(df, [task], "task")
+        task_columns = check_columns(df, cast("Sequence[str]", task_features), "task_features")
+        check_columns(df, [task], "task")
         table = _constant_columns(df, task, task_columns)
-    _as_columns(df, [*targets, *others], "df")
+    check_columns(df, [*targets, *others], "df")
     if features is None:
-        chosen = _other_numeric_columns(df, [*targets, *others, *task_columns])
+        chosen = other_numeric_columns(df, [*targets, *others, *task_columns])
     else:
-        chosen = _as_columns(df, features, "features")
+        chosen = check_columns(df, features, "features")
         _check_features(df, chosen, targets)
     y = df[targets[0]] if isinstance(target, str) else df[targets]
     return FrameParts((df[chosen], y, df[task]), None if weight is None else df[weight], table)
 
 
-def _other_numeric_columns(df: pd.DataFrame, taken: Sequence[str]) -> list[str]:
+def other_numeric_columns(df: pd.DataFrame, taken: Sequence[str]) -> list[str]:
+    """Numeric columns apart from those taken; an error where there is none."""
     text = non_numeric_columns(df)
     chosen = [name for name in df.columns if name not in taken and str(name) not in text]
     if not chosen:
@@ -83,7 +84,8 @@ def _check_features(df: pd.DataFrame, features: list[str], targets: Sequence[str
         )
 
 
-def _as_columns(df: pd.DataFrame, columns: Sequence[str], what: str) -> list[str]:
+def check_columns(df: pd.DataFrame, columns: Sequence[str], what: str) -> list[str]:
+    """The columns as a list; an error where one is not in the frame."""
     if isinstance(columns, str):
         raise TypeError(f"{what} must be a list of columns; got the string {columns!r}.")
     for column in columns:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .arrays import ArrayLike, as_inputs, as_names, column_names
 from .labels import as_labels, find, row_numbers
-from .sampling import Batch
+from .samplers import Batch
 
 
 class LongForm:

@@ -1,21 +1,9 @@
-"""Which rows go where: splits within and between tasks, and minibatches."""
+"""Which rows go where: splits within and between tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
-
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-
-
-class Batch(NamedTuple):
-    """Rows of a minibatch; Σ_b scale_b ℓ(index_b) estimates Σ_n ℓ(n) without bias."""
-
-    index: Tensor  # type: ignore[assignment]  # (B,) rows; hides tuple.index
-    scale: Tensor  # (B,) factors
 
 
 def split_rows(
@@ -74,53 +62,3 @@ def check_fraction(fraction: float, name: str) -> None:
     """Raise a ValueError where ``fraction`` is not strictly between 0 and 1."""
     if not 0.0 < fraction < 1.0:
         raise ValueError(f"{name} must lie strictly between 0 and 1; got {fraction}.")
-
-
-def resolve_temperature(sampling: Literal["proportional", "uniform"] | float) -> float:
-    """The temperature t of p_k ∝ n_k^t that a user's ``sampling`` stands for."""
-    if sampling == "proportional":
-        return 1.0
-    if sampling == "uniform":
-        return 0.0
-    if isinstance(sampling, str | bool) or not 0.0 <= sampling <= 1.0:
-        raise ValueError(
-            'sampling must be "proportional", "uniform" or a temperature in [0, 1]; '
-            f"got {sampling!r}."
-        )
-    return float(sampling)
-
-
-def shuffled_pass(
-    num_rows: int, batch_size: int, generator: torch.Generator, like: Tensor
-) -> Iterator[Batch]:
-    """One pass over all rows in random order, each row once: scale = N / B."""
-    rows = torch.randperm(num_rows, generator=generator, device=generator.device).to(like.device)
-    for index in torch.split(rows, batch_size):
-        yield Batch(index, like.new_full((len(index),), num_rows / len(index)))
-
-
-def tempered_draws(
-    order: Tensor,
-    counts: Tensor,
-    batch_size: int,
-    generator: torch.Generator,
-    like: Tensor,
-    temperature: float,
-) -> Iterator[Batch]:
-    """⌈N/B⌉ batches of rows drawn with replacement.
-
-    A task by p_k ∝ n_k^t, then one of its rows uniformly: scale = n_k / (B p_k).
-    """
-    n = counts.to(torch.float64)
-    mass = torch.where(counts > 0, n**temperature, torch.zeros_like(n))
-    p = mass / mass.sum()
-    cumulative = p.cumsum(0)
-    last = int(counts.nonzero()[-1, 0])  # rounding of the sum must not reach an empty task
-    starts = counts.cumsum(0) - counts
-    for _ in range(-(-len(order) // batch_size)):
-        draws = torch.rand(
-            (2, batch_size), generator=generator, device=generator.device, dtype=torch.float64
-        ).to(like.device)
-        k = torch.searchsorted(cumulative, draws[0], right=True).clamp(max=last)
-        place = torch.minimum((draws[1] * n[k]).long(), counts[k] - 1)
-        yield Batch(order[starts[k] + place], (n[k] / (batch_size * p[k])).to(like.dtype))

@@ -12,15 +12,8 @@ from . import construction
 from .arrays import ArrayLike, as_inputs, as_names, as_targets, as_weight, column_names
 from .labels import as_labels, as_task_features, as_tasks, index_rows, shown
 from .long_form import LongForm
-from .sampling import (
-    Batch,
-    check_fraction,
-    fold_rows,
-    resolve_temperature,
-    shuffled_pass,
-    split_rows,
-    tempered_draws,
-)
+from .samplers import Batch, RowsByTask, Sampler, as_sampler
+from .sampling import check_fraction, fold_rows, split_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -388,22 +381,26 @@ class TaskData(LongForm):
         batch_size: int,
         *,
         generator: torch.Generator,
-        sampling: Literal["proportional", "uniform"] | float = "proportional",
+        sampling: Sampler | Literal["proportional", "uniform"] | float = "proportional",
+        step: int = 0,
     ) -> Iterator[Batch]:
         """One epoch of minibatches with E[Σ_b scale_b ℓ_b] = Σ_n ℓ_n for any ℓ.
 
         A task is drawn with p_k ∝ n_k^t. For t = 1, "proportional", the epoch is one shuffled pass
         in which each row comes once, and scale = N/B. For t < 1 small tasks come more often: rows
         are drawn with replacement, a task by p_k and a row of it uniformly, scale = n_k/(B p_k).
-        Row weights are no part of the scale.
+        Other ways to draw are samplers: `Annealed`, `RoundRobin`, `Resampled`, or your own. Row
+        weights are no part of the scale.
 
         Args:
             batch_size: B, rows of a batch; the last of a shuffled pass may have fewer.
             generator: Source of the draws.
-            sampling: "proportional" (t = 1), "uniform" (t = 0) or the temperature t in [0, 1].
+            sampling: "proportional" (t = 1), "uniform" (t = 0), the temperature t in [0, 1], or a
+                `Sampler`.
+            step: Batches drawn in epochs before this one, for samplers that change as they go.
 
         Returns:
-            An iterator over ⌈N/B⌉ batches.
+            An iterator over ⌈N/B⌉ batches, or as many as the sampler says.
 
         Raises:
             ValueError: Where ``batch_size`` or ``sampling`` is out of range.
@@ -414,12 +411,11 @@ class TaskData(LongForm):
             >>> [len(batch.index) for batch in epoch]
             [2, 2, 1]
         """
-        temperature = resolve_temperature(sampling)
+        sampler = as_sampler(sampling)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
         if self.num_rows == 0:
             raise ValueError("batches needs at least one row; got none.")
         size = min(int(batch_size), self.num_rows)
-        if temperature == 1.0:
-            return shuffled_pass(self.num_rows, size, generator, self.y)
-        return tempered_draws(self.order, self.rows_per_task, size, generator, self.y, temperature)
+        rows = RowsByTask(self.order, self.rows_per_task, self.y)
+        return sampler.batches(rows, size, generator, step)

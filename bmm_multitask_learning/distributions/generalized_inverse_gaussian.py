@@ -122,7 +122,10 @@ class GeneralizedInverseGaussian(TorchDistribution):
 
     def expand(self, batch_shape: _size, _instance: Any = None) -> GeneralizedInverseGaussian:
         parts = (part.expand(torch.Size(batch_shape)) for part in (self.order, self.chi, self.phi))
-        return GeneralizedInverseGaussian(*parts, validate_args=False)
+        law = GeneralizedInverseGaussian(*parts, validate_args=False)
+        # an integral, which need not be done again for each of many equal laws
+        law.log_normaliser = self.log_normaliser.expand(batch_shape)
+        return law
 
     # ---- density and moments ------------------------------------------------------------------
 

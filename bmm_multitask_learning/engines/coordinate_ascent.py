@@ -83,13 +83,17 @@ class CoordinateAscent:
         """Fit a built model in place."""
         if isinstance(model.backbone, LatentEncoder):
             raise TypeError("CoordinateAscent draws no codes for a LatentEncoder; use SVI().")
-        for name in model.families:
-            quadratic(model[name])
+        for family in model.families.values():
+            quadratic(family)
+            if family.prior.amortised is not None:
+                raise TypeError("CoordinateAscent trains no amortised classifier; use SVI().")
         if any(p.requires_grad for p in model.feature_modules.parameters()):
             return self._fit_with_backbone(model, data, generator, progress=progress)
         with torch.no_grad():
             results = [
-                self.fit_family(model[name], model.rows(name, part), generator, progress=progress)
+                self.fit_family(
+                    model[name], model.rows(name, part, shared=True), generator, progress=progress
+                )
                 for name, part in data.items()
             ]
         return _combine(results)
@@ -279,7 +283,8 @@ class Ascent:
         except (LinAlgError, ValueError):
             # a step so far that a covariance is no longer one, in floating point
             bound = float("-inf")
-        if bound >= reached[-1]:
+        # what gains more than the bound's own size is rounding, at scales of 1e±16
+        if 0 <= bound - reached[-1] <= max(1.0, abs(reached[-1])):
             return [*reached, bound]
         self.restore(plain)
         return reached

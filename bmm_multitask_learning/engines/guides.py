@@ -103,22 +103,23 @@ class FamilyGuide(nn.Module):
         self.prior = HyperGuide(family.prior)
         self.likelihood = HyperGuide(family.likelihood)
         self.transforms = family.prior.points()
-        self.points = nn.ParameterDict(self._unconstrained(family.prior))
+        self.points = nn.ParameterList(self._unconstrained(family.prior))
         closed = family.prior.closed_form
         self.stand_in = None if closed else StandIn(family.prior.scatter, num_vectors)
+        self.classifier = family.prior.classifier  # its parameters move as the guide's own
 
-    def _unconstrained(self, prior: TaskPrior) -> dict[str, Tensor]:
-        return {name: t.inv(prior.get_buffer(name)) for name, t in self.transforms.items()}
+    def _unconstrained(self, prior: TaskPrior) -> list[Tensor]:
+        return [t.inv(prior.get_buffer(name)) for name, t in self.transforms.items()]
 
     def place(self, prior: TaskPrior) -> None:
         """Put the points into the prior's buffers, such that gradients reach them."""
-        for name, transform in self.transforms.items():
-            prior.register_buffer(name, transform(self.points[name]))
+        placed = zip(self.transforms.items(), self.points, strict=True)
+        prior.put_back({name: transform(point) for (name, transform), point in placed})
 
     def follow(self, prior: TaskPrior) -> None:
         """The inverse of `place`, after `TaskPrior.renew`."""
-        for name, value in self._unconstrained(prior).items():
-            self.points[name].data.copy_(value)
+        for point, value in zip(self.points, self._unconstrained(prior), strict=True):
+            point.data.copy_(value)
 
     def weights(
         self, prior: TaskPrior, eta: Eta, sites: TaskStatistics

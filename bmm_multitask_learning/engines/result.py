@@ -12,6 +12,7 @@ from ..data import TaskData
 
 if TYPE_CHECKING:
     from ..model import MultitaskModel
+    from ..weighting import LossWeighting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class FitResult:
             `TaskPrior.refresh`: `history` is that of the last climb. Under `SVI`, see
             `TaskPrior.renew`, they lie within the history; those of the climbs from which it
             starts are in no result.
+        weighting: what `SVI(weighting=)` had learned at the end.
     """
 
     bound: float
@@ -37,6 +39,7 @@ class FitResult:
     engine: str
     seconds: float = float("nan")
     jumps: tuple[tuple[float, float], ...] = ()
+    weighting: LossWeighting | None = None
 
 
 class Engine(Protocol):

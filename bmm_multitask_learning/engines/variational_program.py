@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast, final
 
 import pyro
@@ -19,7 +19,9 @@ from ..data import TaskData
 from ..likelihoods import QuadraticLikelihood, Rows
 from ..places import joined
 from ..posterior import WeightPosterior
+from ..processes import all_reduce_sum
 from ..sites import (
+    amortised_factor,
     blend,
     expected_log_prob,
     fold_statistics,
@@ -29,6 +31,7 @@ from ..sites import (
 )
 from ..statistics import TaskStatistics
 from .guides import FamilyGuide
+from .snapshots import part_of, put_back
 
 if TYPE_CHECKING:
     from ..hyperparameters import Eta
@@ -41,12 +44,24 @@ _FINAL_PARTICLES = 16
 
 @final
 class VariationalProgram:
-    """Model and guide as Pyro programs over one batch of rows of every family."""
+    """Model and guide as Pyro programs over one batch of rows of every family.
+
+    Args:
+        model: hyperparameters at the start.
+        data: all rows.
+        sites: factors of the tasks at the start.
+        precision: of the backbone where it is trained; None: its own.
+    """
 
     def __init__(
-        self, model: MultitaskModel, data: Mapping[str, TaskData], sites: dict[str, TaskStatistics]
+        self,
+        model: MultitaskModel,
+        data: Mapping[str, TaskData],
+        sites: dict[str, TaskStatistics],
+        precision: torch.dtype | None = None,
     ) -> None:
         self.network = model
+        self.precision = precision
         self.sites = sites
         self.guide_modules = nn.ModuleDict(
             {
@@ -54,7 +69,8 @@ class VariationalProgram:
                 for name, family in model.families.items()
             }
         )
-        self.num_rows = sum(part.num_rows for part in data.values())
+        own = torch.tensor(sum(part.num_rows for part in data.values()), device=model.device)
+        self.num_rows = int(all_reduce_sum(own))
         self.exact = all(family.likelihood.exact for family in model.families.values())
         self.batch: dict[str, Rows] = {}
         self._last: dict[str, TaskData] = {}
@@ -71,54 +87,85 @@ class VariationalProgram:
         """The guides of the families by name."""
         return cast(dict[str, FamilyGuide], dict(self.guide_modules.items()))
 
-    def load(self, batch: Mapping[str, TaskData]) -> None:
-        """Run the backbone, once for all families, on the rows that the next step uses."""
+    def load(self, batch: Mapping[str, TaskData], *, shared: bool = False) -> None:
+        """Run the backbone, once for all families, on the rows that the next step uses.
+
+        Args:
+            batch: rows of each family.
+            shared: whether they are this process's share of all rows, see `Rows`. Those of a step
+                are not: each process makes its own estimate of the bound, and gradients are
+                averaged.
+        """
         same = all(part is self._last.get(name) for name, part in batch.items())
         if same and self.fixed_features:
             return
-        parts = list(batch.items())
-        x = joined([part.x for _, part in parts])
-        outputs = self.network.outputs(x)
+        x = joined([part.x for part in batch.values()])
+        outputs = self._outputs(x)
         if self.encoder is not None:
             self._laws = {name: self.encoder.law(x) for name in batch}
-        sizes = [part.num_rows for _, part in parts]
-        for (name, part), h, own in zip(parts, outputs.split(sizes), x.split(sizes), strict=True):
-            phi = self.network.read(self.network[name], h, own, part.task)
+        sizes = [part.num_rows for part in batch.values()]
+        pieces = zip(batch.items(), outputs.split(sizes), x.split(sizes), strict=True)
+        for (name, part), piece, inputs in pieces:
+            phi = self.network.read(self.network[name], piece, inputs, part.task)
             # all rows come again at every step: their layout by task stays
             again = part is self._last.get(name)
             blocks = self.batch[name].blocks if again else None
-            rows = self.batch[name] = Rows.from_targets(
-                phi, part.y, part.weight, part.task, part.num_tasks, blocks
-            )
+            rows = Rows.from_targets(phi, part.y, part.weight, part.task, part.num_tasks, blocks)
+            rows = self.batch[name] = dataclasses.replace(rows, shared=shared)
             likelihood = self.network[name].likelihood
             if isinstance(likelihood, QuadraticLikelihood) and likelihood.exact:
                 self._summaries[name] = likelihood.summarise(rows)
         self._last = dict(batch)
 
-    def guide(self) -> None:
+    def _outputs(self, x: Tensor) -> Tensor:
+        """What the backbone makes of all rows, in `precision` where gradients will be taken."""
+        if self.precision is None or not torch.is_grad_enabled():
+            return self.network.outputs(x)
+        with torch.autocast(x.device.type, self.precision):
+            return self.network.outputs(x).float()
+
+    def guide(self, names: Iterable[str] | None = None) -> None:
         r"""$q(\eta)$; $q(W \mid \eta)$ is integrated out of the bound in `model`."""
-        for name, guide in self.guides.items():
+        for name in names or self.guides:
+            guide = self.guides[name]
             with scope(prefix=name):
                 guide.prior()
                 guide.likelihood()
 
-    def model(self) -> None:
+    def model(self, names: Iterable[str] | None = None) -> None:
         r"""`MultitaskModel.model` with W integrated out under $q(W \mid \eta)$.
 
         $$\log p(\eta) - KL\big(q(W \mid \eta) \,\|\, p(W \mid \eta)\big)
           + E_q[\log p(y \mid W)]$$
+
+        Args:
+            names: families, of which the bound is the sum; None: all.
         """
-        for name, family in self.network.families.items():
+        for name in names or self.guides:
+            family = self.network[name]
             self.guides[name].place(family.prior)
             with scope(prefix=name):
                 eta = family.prior.hyperprior()
                 theta = self._theta[name] = family.likelihood.hyperprior()
-                sites = family.prior.reduce(self.sites[name])
+                sites = family.prior.reduce(self._sites(name))
                 posterior, divergence = self.guides[name].weights(family.prior, eta, sites)
                 pyro.factor("weights", -divergence)
                 pyro.factor("targets", self._expected_log_likelihood(name, posterior, theta))
                 if self.encoder is not None:
                     pyro.factor("codes", self._codes(self.encoder, name))
+
+    def _sites(self, name: str) -> TaskStatistics:
+        """The factors of the tasks: those that natural gradients move, or a network's."""
+        family = self.network[name]
+        if family.prior.classifier is None:
+            return self.sites[name]
+        return amortised_factor(family.prior, family.likelihood, self.batch[name])
+
+    def _free(self) -> list[str]:
+        """Families whose factors natural gradients move."""
+        return [
+            n for n, family in self.network.families.items() if family.prior.classifier is None
+        ]
 
     def _codes(self, encoder: LatentEncoder, name: str) -> Tensor:
         r"""$\log p(\beta) - \sum_n KL(q(z \mid x_n) \| p(z \mid x_n, D_{\setminus t}))$."""
@@ -138,14 +185,21 @@ class VariationalProgram:
             factor = family.prior.reduce(self._factor(name, theta))
             return posterior.expected_log_factor(factor, posterior.trace(factor)).sum()
         moments = self._moments[name] = latent_moments(family.prior.expand(posterior), rows)
-        return expected_log_prob(family.likelihood, rows, *moments, theta).sum()
+        return rows.sum(expected_log_prob(family.likelihood, rows, *moments, theta))
 
-    def move_sites(self, rate: float) -> None:
-        """Natural-gradient step of the factors towards what the last batch saw."""
-        with torch.no_grad():
-            for name in self.sites:
-                theta = {n: value.detach() for n, value in self._theta[name].items()}
-                self.sites[name] = blend(self.sites[name], self._factor(name, theta), rate)
+    @torch.no_grad()
+    def factors(self) -> dict[str, TaskStatistics]:
+        """The factors of the tasks that the last batch saw, scaled to the whole."""
+        return {
+            name: self._factor(name, {n: v.detach() for n, v in self._theta[name].items()})
+            for name in self._free()
+        }
+
+    @torch.no_grad()
+    def move_sites(self, seen: Mapping[str, TaskStatistics], rate: float) -> None:
+        """Natural-gradient step of the factors towards those of `factors`."""
+        for name, factor in seen.items():
+            self.sites[name] = blend(self.sites[name], factor, rate)
 
     def _factor(self, name: str, theta: Eta) -> TaskStatistics:
         """The factor of the last batch, at the moments that the bound saw."""
@@ -161,37 +215,30 @@ class VariationalProgram:
 
     # ---- optimisation -------------------------------------------------------------------------
 
-    def optimiser(self, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-        """AdamW on the guide and on what the backbone has to train."""
-        backbone = [p for p in self.network.feature_modules.parameters() if p.requires_grad]
-        groups = [
-            {"params": list(self.guide_modules.parameters()), "weight_decay": 0.0},
-            {"params": backbone, "weight_decay": weight_decay},
-        ]
-        return torch.optim.AdamW([g for g in groups if g["params"]] or groups[:1], lr=lr)
-
     def gradient_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters that Adam moves."""
         yield from self.guide_modules.parameters()
         yield from self.network.feature_modules.parameters()
 
-    def snapshot(self) -> dict[str, Any]:
-        """Everything that a fit changes."""
-        state = {
-            "guides": self.guide_modules.state_dict(),
-            "backbone": self.network.feature_modules.state_dict(),
-        }
-        families = self.network.families.items()
-        priors = {name: family.prior.kept() for name, family in families}
-        return {**copy.deepcopy(state), "sites": dict(self.sites), "priors": priors}
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of everything that a fit changes."""
+        state = {f"guide.{n}": value for n, value in self.guide_modules.state_dict().items()}
+        features = self.network.feature_modules.state_dict()
+        state |= {f"features.{n}": value for n, value in features.items()}
+        for name, family in self.network.families.items():
+            state |= {f"prior.{name}.{n}": v for n, v in family.prior.kept().items()}
+            state |= {f"likelihood.{name}.{n}": v for n, v in family.likelihood.kept().items()}
+            site = self.sites[name]
+            state |= {f"site.{name}.A": site.A, f"site.{name}.b": site.b}
+            state |= {f"site.{name}.c": site.c, f"site.{name}.rows": site.rows}
+        # buffers may be views of one another, as files may not hold them
+        return {n: value.detach().clone() for n, value in state.items()}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `snapshot`."""
-        for name, buffers in state["priors"].items():
-            self.network[name].prior.put_back(buffers)
-        self.guide_modules.load_state_dict(state["guides"])
-        self.network.feature_modules.load_state_dict(state["backbone"])
-        self.sites = dict(state["sites"])
+        self.sites = put_back(self.network, state)
+        self.guide_modules.load_state_dict(part_of(state, "guide."))
+        self.network.feature_modules.load_state_dict(part_of(state, "features."))
 
     def validate(self, held_out: Mapping[str, TaskData]) -> float:
         """Mean log predictive density of held-out rows at the centre of the guide."""
@@ -207,6 +254,8 @@ class VariationalProgram:
             observed = ~values.isnan().all(-1)
             total, count = total + float(values.nansum()), count + int(observed.sum())
         self.network.feature_modules.train(not self.fixed_features)
+        sums = torch.tensor([total, count], dtype=torch.float64, device=self.network.device)
+        total, count = all_reduce_sum(sums).tolist()
         return total / max(count, 1)
 
     def publish(self) -> None:
@@ -217,9 +266,9 @@ class VariationalProgram:
                 guide.place(prior)
                 prior.set_eta(guide.prior.median())
                 family.likelihood.set_eta(guide.likelihood.median())
-                sites = prior.reduce(self.sites[name])
-                posterior, _ = guide.weights(prior, prior.eta, sites)
-                prior.settle(self.sites[name], prior.expand(posterior))
+                sites = self._sites(name)
+                posterior, _ = guide.weights(prior, prior.eta, prior.reduce(sites))
+                prior.settle(sites, prior.expand(posterior))
                 family.set_posterior(posterior)
 
     def _posterior_given(self, name: str, sites: TaskStatistics) -> WeightPosterior:
@@ -248,7 +297,7 @@ class VariationalProgram:
             if family.prior.renew(functools.partial(self._folds, name)):
                 changed = True
                 guide.follow(family.prior)
-                for point in guide.points.values():
+                for point in guide.points:
                     optimiser.state.pop(point, None)
         jumps = [(before, self._bound(data))] if changed else []
         self.network.feature_modules.train(not self.fixed_features)
@@ -266,13 +315,13 @@ class VariationalProgram:
         self.publish()
         with pyro.validation_enabled(is_validate=False):
             if self.encoder is None:
-                self.load(data)
+                self.load(data, shared=True)
                 elbo = TraceMeanField_ELBO(num_particles=_FINAL_PARTICLES)
                 return -float(elbo.loss(self.model, self.guide))
             self.encoder.train()  # a code is drawn anew for each particle
             losses = []
             for _ in range(_FINAL_PARTICLES):
-                self.load(data)
+                self.load(data, shared=True)
                 losses.append(TraceMeanField_ELBO().loss(self.model, self.guide))
             self.encoder.eval()
             return -float(torch.tensor(losses).mean())
@@ -281,11 +330,11 @@ class VariationalProgram:
         """Publish with factors of all rows at the centre; returns the bound on all rows."""
         self.publish()
         with torch.no_grad(), pyro.validation_enabled(is_validate=False):
-            self.load(data)
-            for name, family in self.network.families.items():
+            self.load(data, shared=True)
+            for name in self._free():
                 condition = functools.partial(self._posterior_given, name)
-                rows = self.batch[name]
-                self.sites[name] = refine(condition, family.likelihood, rows, self.sites[name])
+                likelihood, rows = self.network[name].likelihood, self.batch[name]
+                self.sites[name] = refine(condition, likelihood, rows, self.sites[name])
             return self._bound(data)
 
     def diagnose(self, step: int) -> str:

@@ -14,7 +14,7 @@ from sklearn.utils.validation import column_or_1d
 
 from ..data.arrays import ArrayLike
 from ..data.labels import is_missing
-from ..likelihoods import Bernoulli, Categorical, Likelihood
+from ..likelihoods import Bernoulli, Categorical, Likelihood, Ordinal
 from ..units import Array
 from .estimator import MultitaskEstimator
 
@@ -29,7 +29,8 @@ class MultitaskClassifier(ClassifierMixin, MultitaskEstimator):  # type: ignore[
 
     Args:
         prior: of the task weights; `SharedGaussian()` by default.
-        likelihood: `Bernoulli()` for two classes and `Categorical(C)` for more by default.
+        likelihood: `Bernoulli()` for two classes and `Categorical(C)` for more by default;
+            `Ordinal(C)` for numbers whose order matters.
         backbone: a module from inputs to features (N, D); None: the features themselves.
         engine: see `fit`.
         standardize: whether features are standardised.
@@ -144,7 +145,7 @@ class MultitaskClassifier(ClassifierMixin, MultitaskEstimator):  # type: ignore[
     def _probability(self, X: Any, task: Any, task_features: Any) -> Array:
         """(N, [K or O,] C)."""
         mean: Array = self.predict_dist(X, task, task_features).mean
-        if isinstance(self.model_.likelihood, Categorical):
+        if isinstance(self.model_.likelihood, Categorical | Ordinal):
             return mean
         return np.stack([1 - mean, mean], -1)
 
@@ -181,10 +182,16 @@ class MultitaskClassifier(ClassifierMixin, MultitaskEstimator):  # type: ignore[
             raise ValueError(
                 f"{type(likelihood).__name__} is no likelihood of classes: use MultitaskRegressor."
             )
-        if isinstance(likelihood, Categorical) and likelihood.num_classes != count:
+        name = type(likelihood).__name__
+        if isinstance(likelihood, Categorical | Ordinal) and likelihood.num_classes != count:
             raise ValueError(
-                f"y has {count} classes and the likelihood Categorical({likelihood.num_classes}); "
-                f"give Categorical({count}), or likelihood=None."
+                f"y has {count} classes and the likelihood {name}({likelihood.num_classes}); "
+                f"give {name}({count}), or likelihood=None."
+            )
+        if isinstance(likelihood, Ordinal) and self.classes_.dtype.kind not in "biuf":
+            raise ValueError(
+                f"Ordinal needs classes in their order; got {self.classes_.tolist()}, whose order "
+                "is the alphabet's. Number them from the lowest to the highest."
             )
         if isinstance(likelihood, Bernoulli) and count != 2:
             raise ValueError(

@@ -5,6 +5,7 @@ from .categorical import Categorical
 from .counts import Poisson
 from .gaussian import Gaussian
 from .likelihood import Likelihood, QuadraticLikelihood, Rows
+from .ordinal import Ordinal
 from .student_t import StudentT
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Categorical",
     "Gaussian",
     "Likelihood",
+    "Ordinal",
     "Poisson",
     "QuadraticLikelihood",
     "Rows",

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
-from ..statistics import TaskStatistics, task_sum
+from ..statistics import TaskStatistics
 from .likelihood import QuadraticLikelihood, Rows
 
 
@@ -89,8 +89,8 @@ class Bernoulli(QuadraticLikelihood[TiltedRows]):
         return TaskStatistics(
             precision=A,
             b=b,
-            c=task_sum(rows.weight * logistic_constant(xi), rows.task, rows.num_tasks),
-            rows=task_sum(rows.weight.mean(-1), rows.task, rows.num_tasks),
+            c=rows.sum_by_task(rows.weight * logistic_constant(xi)),
+            rows=rows.sum_by_task(rows.weight.mean(-1)),
         )
 
     def update(self, summary: TiltedRows, posterior: WeightPosterior) -> TiltedRows:
@@ -102,3 +102,6 @@ class Bernoulli(QuadraticLikelihood[TiltedRows]):
 
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
         return torch.distributions.Bernoulli(logits=f, validate_args=False)
+
+    def probability(self, f: Tensor, theta: Eta) -> Tensor:
+        return f.sigmoid()

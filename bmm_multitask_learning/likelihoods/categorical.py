@@ -80,6 +80,18 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
                 "or use MultitaskClassifier, which does it."
             )
 
+    def class_means(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        r"""$\tfrac{1}{n_{tc}}\sum_{n \in tc}\phi_n$, (K, O, D), and $n_{tc}$, (K, O).
+
+        Rows count by their weights; a class without rows has a mean of zeros.
+        """
+        K, O = rows.num_tasks, self.num_classes
+        cell = rows.task * O + rows.y[:, 0].long()
+        count = task_sum(rows.weight[:, 0], cell, K * O)
+        total = task_sum(rows.weight * rows.phi, cell, K * O)
+        mean = total / torch.where(count > 0, count, 1.0)[:, None]
+        return mean.unflatten(0, (K, O)), count.unflatten(0, (K, O))
+
     def register_hyperparameters(self, like: Tensor) -> None:
         """There are none."""
 
@@ -112,8 +124,8 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         return TaskStatistics(
             precision=A,
             b=b,
-            c=task_sum(rows.weight * constant, rows.task, rows.num_tasks),
-            rows=task_sum(rows.weight[:, 0], rows.task, rows.num_tasks),
+            c=rows.sum_by_task(rows.weight * constant),
+            rows=rows.sum_by_task(rows.weight[:, 0]),
         )
 
     def update(self, summary: TiltedClasses, posterior: WeightPosterior) -> TiltedClasses:
@@ -131,6 +143,9 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
     def conditional(self, f: Tensor, task: Tensor, theta: Eta) -> Distribution:
         return torch.distributions.Categorical(logits=f, validate_args=False)
 
+    def probability(self, f: Tensor, theta: Eta) -> Tensor:
+        return f.softmax(-1)
+
     def log_prob(self, rows: Rows, f: Tensor, theta: Eta) -> Tensor:
         log_prob = self.conditional(f, rows.task, theta).log_prob(rows.y)
         return rows.weight * log_prob
@@ -143,7 +158,7 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
     def predictive(
         self, log_weights: Tensor, mean: Tensor, variance: Tensor, task: Tensor
     ) -> tuple[Tensor, Distribution]:
-        probability = self._latent_draws(mean, variance).softmax(-1).mean(-2)
+        probability = self.probability(self._latent_draws(mean, variance), self.eta).mean(-2)
         return log_weights, torch.distributions.Categorical(probs=probability, validate_args=False)
 
     def _latent_draws(self, mean: Tensor, variance: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
 from ..sizes import Sizes
-from ..statistics import TaskStatistics, task_sum
+from ..statistics import TaskStatistics
 from .likelihood import QuadraticLikelihood, Rows, target_variance
 
 # The noise's prior is worth one row with this share of the targets' variance: it only keeps the
@@ -33,12 +33,12 @@ class Moments:
     count: Tensor
 
 
-def _common_weight(weight: Tensor) -> Tensor | None:
+def _common_weight(rows: Rows) -> Tensor | None:
     """None where every weight (N, T) is 1, (N, 1) where all targets share theirs: one ΦᵀΦ then."""
-    if bool((weight == 1).all()):
-        return None
-    shared = weight[:, :1]
-    return shared if bool((weight == shared).all()) else weight
+    weight, first = rows.weight, rows.weight[:, :1]
+    if bool(rows.max((weight != first).any().long())):
+        return weight
+    return None if bool((first == 1).all()) else first
 
 
 @final
@@ -116,9 +116,9 @@ class Gaussian(QuadraticLikelihood[Moments]):
 
     def summarise(self, rows: Rows) -> Moments:
         weighted = rows.weight * rows.y
-        A, b = rows.moments(_common_weight(rows.weight), weighted)
-        c = -0.5 * task_sum(weighted * rows.y, rows.task, rows.num_tasks)
-        count = task_sum(rows.weight, rows.task, rows.num_tasks)
+        A, b = rows.moments(_common_weight(rows), weighted)
+        c = -0.5 * rows.sum_by_task(weighted * rows.y)
+        count = rows.sum_by_task(rows.weight)
         return Moments(TaskStatistics(A, b, c, count.mean(-1)), count)
 
     def refresh(self, summary: Moments, rows: Rows) -> Moments:

@@ -15,8 +15,9 @@ from ..hyperparameters import Eta, ProbabilisticModule
 from ..places import Places
 from ..posterior import WeightPosterior
 from ..precision import Precision, RowPrecision
+from ..processes import all_reduce_max, all_reduce_sum, num_processes, sum_before
 from ..sizes import Sizes
-from ..statistics import RowBlocks, TaskStatistics, make_blocks
+from ..statistics import RowBlocks, TaskStatistics, make_blocks, task_sum
 
 _NODES = 32
 # Tasks with no more rows than this share of the features are conditioned by their rows: measured,
@@ -35,6 +36,8 @@ class Rows:
         task: (N,) task index.
         blocks: the rows laid out by task.
         laid_out: (K, 1, n, D) features by task, where precisions are to be held as rows.
+        shared: whether these are one process's share of the rows, so that what is added up over
+            rows is added up over processes too; see `processes`.
     """
 
     phi: Tensor
@@ -43,6 +46,7 @@ class Rows:
     task: Tensor
     blocks: RowBlocks
     laid_out: Tensor | None = None
+    shared: bool = False
 
     @classmethod
     def from_targets(
@@ -78,18 +82,40 @@ class Rows:
         """The same rows; where tasks have so few that it is cheaper, precisions hold rows."""
         longest = self.blocks.index.shape[1]
         single = len(self.blocks.task.unique()) == len(self.blocks.task)
-        if not (single and longest <= _ROWS_PER_FEATURE * self.phi.shape[1]):
+        # rows of other processes are not here to be held
+        whole = not self.shared or num_processes() == 1
+        if not (whole and single and longest <= _ROWS_PER_FEATURE * self.phi.shape[1]):
             return self
         return dataclasses.replace(self, laid_out=self.blocks.by_task(self.phi)[:, None])
 
     def moments(self, weight: Tensor | None, target: Tensor) -> tuple[Precision, Tensor]:
         """See `RowBlocks.moments`."""
         if self.laid_out is None:
-            return self.blocks.moments(self.phi, weight, target)
+            square, linear = self.blocks.moments(self.phi, weight, target)
+            return self._added(square), self._added(linear)
         if weight is None:
             weight = torch.ones_like(self.phi[:, :1])
         linear = self.blocks.by_task(target).mT @ self.laid_out[:, 0]
         return RowPrecision(self.laid_out, self.blocks.by_task(weight).mT), linear
+
+    def sum_by_task(self, value: Tensor) -> Tensor:
+        """The sum of (N, ...) values within each task: (K, ...)."""
+        return self._added(task_sum(value, self.task, self.num_tasks))
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of (N, ...) values over all rows."""
+        return self._added(value.sum(0))
+
+    def max(self, value: Tensor) -> Tensor:
+        """The largest of all values."""
+        return all_reduce_max(value.max()) if self.shared else value.max()
+
+    def before(self, count: Tensor) -> Tensor:
+        """The part of a count (K,) that rows of processes before this one have."""
+        return sum_before(count) if self.shared else torch.zeros_like(count)
+
+    def _added(self, value: Tensor) -> Tensor:
+        return all_reduce_sum(value) if self.shared else value
 
 
 class Likelihood(ProbabilisticModule):
@@ -148,6 +174,10 @@ class Likelihood(ProbabilisticModule):
             task: (N,) task index of each row; -1 for a task outside the fit.
             theta: hyperparameters.
         """
+
+    def probability(self, f: Tensor, theta: Eta) -> Tensor:
+        """Probabilities of the classes at latents f (..., O), where targets are classes."""
+        raise NotImplementedError(f"{type(self).__name__} is no likelihood of classes.")
 
     def log_prob(self, rows: Rows, f: Tensor, theta: Eta) -> Tensor:
         """Weighted log likelihood of each row at latents f (N, J, O), (N, J)."""
@@ -216,9 +246,9 @@ class QuadraticLikelihood(Likelihood, Generic[Summary]):
 
 def target_variance(rows: Rows) -> Tensor:
     """Variance (T,) of the observed targets; of constant ones, a share of their size, or 1."""
-    count = rows.weight.sum(0).clamp(min=1)
-    mean = (rows.weight * rows.y).sum(0) / count
-    variance = (rows.weight * (rows.y - mean).square()).sum(0) / count
+    count = rows.sum(rows.weight).clamp(min=1)
+    mean = rows.sum(rows.weight * rows.y) / count
+    variance = rows.sum(rows.weight * (rows.y - mean).square()) / count
     fallback = torch.where(mean == 0, 1.0, mean.square())
     return torch.where(variance > 1e-16 * fallback, variance, 1e-4 * fallback)
 

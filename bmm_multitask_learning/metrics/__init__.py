@@ -4,7 +4,12 @@ Arrays or tensors in, Python floats out. A target that is NaN was not observed a
 where nothing was observed the figure is NaN. What scikit-learn has is scikit-learn's.
 """
 
-from bmm_multitask_learning.metrics.classification import auc, brier, expected_calibration_error
+from bmm_multitask_learning.metrics.classification import (
+    auc,
+    brier,
+    expected_calibration_error,
+    quadratic_weighted_kappa,
+)
 from bmm_multitask_learning.metrics.regression import (
     crps,
     crps_samples,
@@ -38,6 +43,7 @@ __all__ = [
     "interval_coverage",
     "interval_width",
     "mean_log_predictive_density",
+    "quadratic_weighted_kappa",
     "rmse",
     "span_f1",
     "spans",

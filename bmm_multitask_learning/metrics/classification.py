@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 
 from bmm_multitask_learning.metrics.arrays import (
     Array,
@@ -107,6 +107,40 @@ def auc(y: Array, probability: Array, task: Array | None = None) -> float:
     if len(np.unique(labels)) < 2:
         return float("nan")
     return float(roc_auc_score(labels, scores))
+
+
+def quadratic_weighted_kappa(y: Array, predicted: Array) -> float:
+    """Agreement of ordered classes beyond chance, errors weighed by the square of their size.
+
+    κ = 1 − N Σ_n (y_n − ŷ_n)² / Σ_nm (y_n − ŷ_m)²: the squared error over that of the same
+    predictions given to rows at random (Cohen 1968).
+
+    Args:
+        y: (N,) numbers of the classes in their order, 0, 1, ...
+        predicted: (N,) predicted numbers.
+
+    Returns:
+        At most 1; 0 for predictions at random; NaN where y and predictions are all one class.
+
+    Raises:
+        ValueError: shapes differ, or a value is no whole number >= 0.
+
+    Example:
+        >>> quadratic_weighted_kappa([0, 1, 2, 3], [0, 1, 2, 3])
+        1.0
+        >>> round(quadratic_weighted_kappa([0, 1, 2, 3], [1, 1, 2, 2]), 3)
+        0.667
+    """
+    labels, guesses = observed(y, predicted=predicted)
+    if not len(labels):
+        return float("nan")
+    num_classes = int(max(labels.max(), guesses.max(), 0)) + 1
+    _check_classes(labels, num_classes)
+    _check_classes(guesses, num_classes)
+    if np.ptp(np.concatenate([labels, guesses])) == 0:
+        return float("nan")
+    classes = np.arange(num_classes)
+    return float(cohen_kappa_score(labels, guesses, labels=classes, weights="quadratic"))
 
 
 def _class_probabilities(y: Array, probability: Array) -> tuple[NDArray[np.int64], Floats]:

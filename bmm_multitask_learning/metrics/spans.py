@@ -141,7 +141,9 @@ def decode_tags(
     the largest Σ_w log p(tag_w) among those where I-X follows B-X or I-X only.
 
     Args:
-        probability: (N, W, O) of each tag; what stands after a sentence's last word is not read.
+        probability: (N, W, O) of each tag, where what stands after a sentence's last word is not
+            read; or (M, O) of the words of all sentences one after the other, as a prediction for
+            a family of words has them.
         names: of the O tags, as `datasets.tag_targets` gives them.
         lengths: (N,) number of words of each sentence, 0 .. W.
         method: one of the above.
@@ -174,13 +176,17 @@ def _checked(
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Probabilities, 1 after a sentence's end, and lengths."""
     table = numbers(probability)
+    counts = np.asarray(lengths, dtype=np.int64)
+    if table.ndim == 2 and counts.ndim == 1 and len(table) == counts.sum():
+        one_by_one, W = table, counts.max(initial=0)
+        table = np.ones((len(counts), W, one_by_one.shape[1]))
+        table[np.arange(W) < counts[:, None]] = one_by_one
     if table.ndim != 3 or table.shape[2] != len(names):
         raise ValueError(
-            f"probability must be (N, W, O) with O = {len(names)}, one for each name; got "
-            f"{table.shape}."
+            f"probability must be (N, W, O), or (M, O) for the M = {counts.sum()} words, with "
+            f"O = {len(names)}, one for each name; got {table.shape}."
         )
     N, W, _ = table.shape
-    counts = np.asarray(lengths, dtype=np.int64)
     if counts.shape != (N,) or (counts < 0).any() or (counts > W).any():
         got = counts.max(initial=0) if counts.shape == (N,) else counts.shape
         raise ValueError(

@@ -9,6 +9,7 @@ Matplotlib is imported by the first picture, so that the package needs it for no
 Where the legend stands above the axis, a title needs room: `ax.set_title("...", pad=30)`.
 """
 
+from bmm_multitask_learning.plots.affinity import affinity
 from bmm_multitask_learning.plots.convergence import bound
 from bmm_multitask_learning.plots.estimates import forest, predictions
 from bmm_multitask_learning.plots.mixing import mixing
@@ -20,6 +21,7 @@ from bmm_multitask_learning.plots.tree import tree
 from bmm_multitask_learning.plots.weights import shrinkage
 
 __all__ = [
+    "affinity",
     "bound",
     "calibration",
     "coverage",

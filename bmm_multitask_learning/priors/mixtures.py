@@ -13,6 +13,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..posterior import WeightPosterior
+
+
+class References(NamedTuple):
+    """Frozen posteriors of the tasks.
+
+    mean: (K, O, D); of no tasks before the first refresh.
+    variance: (K, O, D).
+    """
+
+    mean: Tensor
+    variance: Tensor
+
 
 class Law(NamedTuple):
     """A mixture of C Gaussians for each task's weights.
@@ -76,6 +89,13 @@ def _average(share: Tensor, value: Tensor) -> Tensor:
 def gaussian(loc: Tensor, variance: Tensor) -> Law:
     """One Gaussian (K, 1, O, D) a task, as a law."""
     return Law(loc.new_zeros(loc.shape[:2]), loc, variance)
+
+
+def moments(posterior: WeightPosterior) -> References:
+    """Mean and variance of each weight."""
+    share = posterior.log_weights.exp()
+    law = moment_matched(share, posterior.means, posterior.roots.variance())
+    return References(law.loc[:, 0], law.variance[:, 0])
 
 
 MIXTURES: dict[str, Callable[[Tensor, Tensor, Tensor], Law]] = {

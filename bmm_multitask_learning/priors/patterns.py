@@ -6,34 +6,36 @@ $\zeta_r, e_k \sim N(0, I)$.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..gaussian import Scale, condition_tasks
-from ..precision import Precision, RowPrecision, concatenated, formed
+from ..gaussian import Conditioned, Scale, condition_tasks, pulled
+from ..precision import LowRankFactor, Precision, RowPrecision, concatenated, formed
+from ..roots import CentredRoots, Roots
 from ..statistics import TaskStatistics
 from .covariance import identity
 
 
 class Mixed(NamedTuple):
-    r"""The law of weights and patterns, in white coordinates.
+    r"""The law of weights and patterns; means and patterns in white coordinates.
 
     mean: (K, O, D) of $L^{-1}w_k$.
-    own: (K, O, D, D) root of the covariance that is the task's own.
-    common: (K, O, D, R D) root of what the tasks share, by way of the patterns.
+    roots: of the weights' covariance; what tasks share is by way of the patterns.
     patterns: (O, R, D, R D + 1) root of the patterns' covariance, and their mean $\hat\zeta$ last.
     log_normaliser: scalar, $\log p(D \mid \eta)$, or its bound under q(W) q(z).
-    effective: (K, O) $\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$.
+    effective: gives $\mathrm{tr}(A_k\,\mathrm{cov}(w_k))$, (K, O).
     """
 
     mean: Tensor
-    own: Tensor
-    common: Tensor
+    roots: Roots | CentredRoots
     patterns: Tensor
     log_normaliser: Tensor
-    effective: Tensor
+    effective: Callable[[], Tensor]
 
 
 def condition_patterns(
@@ -53,20 +55,21 @@ def condition_patterns(
             return _condition_alike(statistics, size, scale, V, factorised=factorised)
     R, D = V.shape[1], statistics.b.shape[-1]
     pieces = condition_tasks(statistics, scale)
-    inverse = formed(concatenated([piece.inverse_factor for piece in pieces]))
+    inverses = tuple(piece.inverse_factor for piece in pieces)
+    inverse = concatenated(inverses)  # C̃_k = U⁻ᵀU⁻¹
     own = torch.cat([piece.v for piece in pieces])  # v_k = C̃_k h̃_k, (K, O, D)
-    spread = inverse.mT @ inverse  # C̃_k
+    unit = identity(R * D, own)
     # z = L ζ:  P = I + Σ_k V_k V_kᵀ ⊗ (I − C̃_k),  ζ̂ = P⁻¹ Σ_k V_k ⊗ v_k
-    factor = _patterns_factor(V, identity(D, own) - spread)
+    factor = torch.linalg.cholesky(unit + _information(V, inverse))
     linear = torch.einsum("kr,kod->ord", V, own).flatten(1)[..., None]
     patterns = torch.cholesky_solve(linear, factor)  # (O, R D, 1)
     gain = 0.5 * (linear * patterns).sum()
     if factorised:
         # the best q(W) q(z) has the exact means; to each the other is known: C̃_k = 0 in P
-        factor = _patterns_factor(V, identity(D, own).expand_as(spread))
+        whole = unit + torch.kron(V.mT @ V, identity(D, own))
+        factor = torch.linalg.cholesky(whole).expand_as(factor)
     # P^{-1/2} is wanted as such: it carries the patterns' uncertainty to every task
-    whole = identity(R * D, own).expand_as(factor)
-    root = torch.linalg.solve_triangular(factor, whole, upper=False).mT
+    root = torch.linalg.solve_triangular(factor, unit.expand_as(factor), upper=False).mT
     # log p(D | η) = Σ_k log Z_k(0) + ½ (ΣVv)ᵀ P⁻¹ (ΣVv) − ½ log|P|
     log_normaliser = (
         torch.cat([piece.log_normaliser for piece in pieces]).sum()
@@ -75,20 +78,41 @@ def condition_patterns(
     )
     # L⁻¹ w_k | ζ ~ N(v_k + C̃_k Σ_r V_kr ζ_r, C̃_k)
     shared = torch.cat([root, patterns], -1).unflatten(1, (R, D))
-    mixed = torch.einsum("kr,ordj->kodj", V, shared)
-    told = spread @ mixed
-    common = torch.zeros_like(told[..., :-1]) if factorised else told[..., :-1]
-    # tr(Ã (C̃ + C̃ B Bᵀ C̃)) with Ã C̃ = I − C̃
-    effective = torch.cat([piece.effective() for piece in pieces])
-    effective = effective + ((mixed[..., :-1] - common) * common).sum((-2, -1))
-    return Mixed(own + told[..., -1], inverse.mT, common, shared, log_normaliser, effective)
+    centre = torch.einsum("kr,ord->kod", V, shared[..., -1])[..., None]
+    loading = torch.zeros_like(V) if factorised else V
+    return Mixed(
+        mean=own + (inverse.mT @ (inverse @ centre))[..., 0],
+        roots=CentredRoots(scale, inverses, loading, shared[..., :-1]),
+        patterns=shared,
+        log_normaliser=log_normaliser,
+        # of no use to the gradient
+        effective=functools.cache(partial(_effective, pieces, loading, shared[..., :-1])),
+    )
 
 
-def _patterns_factor(V: Tensor, information: Tensor) -> Tensor:
-    """Cholesky factor (O, R D, R D) of I + Σ_k V_k V_kᵀ ⊗ information (K, O, D, D)."""
-    precision = torch.einsum("kr,ks,koij->orisj", V, V, information)
-    precision = precision.flatten(-2).flatten(-3, -2)
-    return torch.linalg.cholesky(precision + identity(precision.shape[-1], precision))
+def _information(V: Tensor, inverse: Tensor | LowRankFactor) -> Tensor:
+    r"""$\sum_k V_k V_k^\top \otimes (I - \tilde C_k)$, (O, R D, R D), of $U_k^{-1}$, `inverse`."""
+    if isinstance(inverse, LowRankFactor):  # I − C̃ = JᵀJ
+        rows = torch.einsum("kr,kond->oknrd", V, inverse.right).flatten(-2).flatten(-3, -2)
+        return rows.mT @ rows
+    told = identity(inverse.shape[-1], inverse) - inverse.mT @ inverse
+    return torch.einsum("kr,ks,koij->orisj", V, V, told).flatten(-2).flatten(-3, -2)
+
+
+def _effective(pieces: Sequence[Conditioned], V: Tensor, root: Tensor) -> Tensor:
+    r"""$\mathrm{tr}(\tilde A_k (\tilde C_k + \tilde C_k B_k B_k^\top \tilde C_k))$, (K, O).
+
+    It is computed with $\tilde A\tilde C = I - \tilde C$.
+
+    Args:
+        pieces: of the tasks, given patterns of 0.
+        V: (K, R) loadings.
+        root: (O, R, D, S) of the patterns, $B_k = \sum_r V_{kr} \text{root}_r$.
+    """
+    own = torch.cat([piece.effective() for piece in pieces])
+    inverse = concatenated([piece.inverse_factor for piece in pieces])
+    _, shared = pulled(inverse, torch.einsum("kr,ords->kods", V, root))
+    return own + shared
 
 
 # ---- tasks with the same inputs -----------------------------------------------------------------
@@ -141,14 +165,16 @@ def _condition_alike(
     told = c[..., None] * mixed
     common = torch.zeros_like(told[..., :-1]) if factorised else told[..., :-1]
     effective = (1 - c).sum(-1) + ((mixed[..., :-1] - common) * common).sum((-2, -1))
+    common = torch.einsum("oid,kodj->koidj", basis, common).flatten(-2)
     # back from the eigenvectors: a root's columns are theirs, one by one
     spread = torch.einsum("oid,odrj->oridj", basis, root).flatten(-2)
     centre = torch.einsum("oid,odr->ori", basis, patterns[..., 0])
     return Mixed(
         mean=(basis @ (own + told[..., -1])[..., None])[..., 0],
-        own=basis * c.sqrt()[..., None, :],
-        common=torch.einsum("oid,kodj->koidj", basis, common).flatten(-2),
+        roots=Roots(
+            scale.apply(basis * c.sqrt()[..., None, :])[:, None], scale.apply(common)[:, None]
+        ),
         patterns=torch.cat([spread, centre[..., None]], -1),
         log_normaliser=log_normaliser,
-        effective=effective,
+        effective=lambda: effective,
     )

@@ -120,7 +120,7 @@ class SharedGaussian(TaskPrior):
         return WeightPosterior(
             log_weights=mean.new_zeros(len(mean), 1),
             means=mean[:, None],
-            roots=CentredRoots(scale, inverses, root),
+            roots=CentredRoots(scale, inverses, mean.new_ones(len(mean), 1), root[:, None]),
             log_normaliser=log_normaliser,
             effective=lambda: moments()[0][:, None],
             shared=Centre(

@@ -148,7 +148,7 @@ class SparseBayesian(TaskPrior):
 
     def hyperprior(self) -> Eta:
         half = torch.full_like(self.level, 0.5 * self.sizes.num_features)
-        law = GeneralizedInverseGaussian(*self._mixing())
+        law = GeneralizedInverseGaussian(*self._mixing()).expand(self.precision.shape)
         eta = {
             "precision": pyro.sample("precision", joint(law)),
             "level": pyro.sample("level", dist.Gamma(1 + half, half).to_event(1)),
@@ -167,8 +167,8 @@ class SparseBayesian(TaskPrior):
         return eta["loading"] if self.rank else self.loading
 
     def _mixing(self) -> tuple[Tensor, Tensor, Tensor]:
-        """ω, χ and φ, each (G,)."""
-        order, chi, phi = (torch.full_like(self.precision, value) for value in self._law)
+        """ω, χ and φ, scalars."""
+        order, chi, phi = (self.precision.new_tensor(value) for value in self._law)
         return order, chi, phi
 
     def _variance(self, eta: Eta) -> Tensor:
@@ -230,9 +230,9 @@ class SparseBayesian(TaskPrior):
         return WeightPosterior(
             log_weights=known.mean.new_zeros(len(known.mean), 1),
             means=scale.apply(known.mean[..., None])[:, None, ..., 0],
-            roots=Roots(scale.apply(known.own)[:, None], scale.apply(known.common)[:, None]),
+            roots=known.roots,
             log_normaliser=known.log_normaliser,
-            effective=lambda: known.effective[:, None],
+            effective=lambda: known.effective()[:, None],
             shared=Centre(z[..., -1], z[..., :-1]),
         )
 

@@ -9,7 +9,8 @@ Gaussian factor of $u_k$, $t_k(u_k + \delta_k)$, so that the prior within condit
 predicts as it does alone. M is a hyperparameter: at its mode under the closed form, with a
 Gaussian of its own under SVI, sampled under NUTS. The size s of each feature's effect is chosen by
 empirical Bayes between the climbs, `refresh`, M integrated out by Laplace's method: at a fixed
-size, M would fit the scatter of few tasks. SVI and NUTS keep the s of their start.
+size, M would fit the scatter of few tasks. SVI and NUTS keep the s of their start; a tree within
+moves under SVI as it does alone.
 
 References:
     Lindley and Smith, Bayes estimates for the linear model (1972), section 2: a regression of the
@@ -31,6 +32,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import AffineTransform, Distribution
+from torch.distributions.transforms import Transform
 
 from ..gaussian import DiagonalScale
 from ..hyperparameters import Eta
@@ -108,6 +110,11 @@ class TaskMean(TaskPrior):
             raise ValueError(
                 f"TaskMean needs a prior with a closed form, and {type(prior).__name__} has a "
                 "generative half only. Read self.task_features in its `forward` instead."
+            )
+        if prior.amortised is not None:
+            raise ValueError(
+                f"TaskMean shifts the weights of tasks, and the network of {type(prior).__name__} "
+                "would not see it. Take amortised=None, or the prior within alone."
             )
         self.prior = prior
         self.exact = prior.exact
@@ -224,6 +231,13 @@ class TaskMean(TaskPrior):
         residual = self._residual(posterior)
         own = count - int(self.rounds)
         return self.prior.refresh(own, residual, lambda: [p.shifted(offset) for p in parts])
+
+    def points(self) -> dict[str, Transform]:
+        return {f"prior.{name}": t for name, t in self.prior.points().items()}
+
+    def renew(self, folds: Callable[[], Sequence[TaskStatistics]]) -> bool:
+        offset = self._offset(self.eta)
+        return self.prior.renew(lambda: [part.shifted(offset) for part in folds()])
 
     def _move(self, statistics: TaskStatistics) -> bool:
         r"""Empirical Bayes of s, with M at its mode; whether the fit is another now.

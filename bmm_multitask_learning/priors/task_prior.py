@@ -15,6 +15,7 @@ from ..hyperparameters import Eta, ProbabilisticModule
 from ..posterior import WeightPosterior, mixture_posterior
 from ..sizes import Sizes
 from ..statistics import TaskStatistics
+from .amortised import AmortisedClassifier
 
 
 class TaskPrior(ProbabilisticModule):
@@ -30,6 +31,7 @@ class TaskPrior(ProbabilisticModule):
     scatter: Tensor
     information: Tensor
     task_features: Tensor | None
+    classifier: AmortisedClassifier | None
 
     closed_form: bool = True
     """Whether `condition` integrates the weights out; False for a generative half alone."""
@@ -39,6 +41,9 @@ class TaskPrior(ProbabilisticModule):
 
     generative: bool = True
     r"""Whether $p(W \mid \eta)$ stands without the data; False where it reads posteriors."""
+
+    amortised: int | None = None
+    """Width of the network that gives the factors of classes under `SVI`; None: no network."""
 
     def build(self, sizes: Sizes, like: Tensor, task_features: Tensor | None = None) -> None:
         """Register every tensor, eagerly, so that a fresh object takes a state dict.
@@ -52,6 +57,9 @@ class TaskPrior(ProbabilisticModule):
         self.register_buffer("task_features", task_features)
         self.register_buffer("scatter", like.new_ones(sizes.num_outputs, sizes.num_features))
         self.register_buffer("information", like.new_zeros(sizes.num_tasks))
+        self.classifier = None
+        if self.amortised is not None:
+            self.classifier = AmortisedClassifier(sizes.num_features, self.amortised, like)
         self.register_hyperparameters(like)
 
     @abstractmethod
@@ -77,6 +85,8 @@ class TaskPrior(ProbabilisticModule):
             start: number of this start, from 0.
         """
         self.register_buffer("scatter", unit_signal_scatter(statistics))
+        if self.classifier is not None:
+            self.classifier.reset(generator)
 
     def more_starts(self, scores: list[float]) -> bool:
         """Whether to try another start after starts with these scores."""
@@ -128,7 +138,7 @@ class TaskPrior(ProbabilisticModule):
         r"""Buffers beside $\eta$ that `SVI` moves by gradient, each to one point: branch lengths.
 
         Returns:
-            for each the map to it from unconstrained space.
+            for each, by its path, the map to it from unconstrained space.
         """
         return {}
 

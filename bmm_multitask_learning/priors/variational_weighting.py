@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import pyro
 import pyro.distributions as dist
@@ -41,7 +41,7 @@ from ..roots import Roots
 from ..statistics import TaskStatistics
 from .covariance import covariance_form
 from .cross_fitting import smallest_as_good, whole_and_rests
-from .mixtures import MIXTURES, Law, gaussian, moment_matched
+from .mixtures import MIXTURES, Law, References, gaussian, moments
 from .shared_gaussian import SharedGaussian
 from .task_prior import TaskPrior
 
@@ -53,17 +53,6 @@ _FOLD_STEPS = 15
 _ANCHOR = 0.5
 # tasks that the belief in equal weights is worth; the first leaves next to nothing to learn
 _STRENGTHS = (100.0, 10.0, 1.0)
-
-
-class References(NamedTuple):
-    """Frozen posteriors of the tasks.
-
-    mean: (K, O, D); of no tasks before the first refresh.
-    variance: (K, O, D).
-    """
-
-    mean: Tensor
-    variance: Tensor
 
 
 @final
@@ -90,10 +79,13 @@ class VariationalWeighting(TaskPrior):
         draws: of $\alpha$ under `SVI`: "gaussian" logits, or "gumbel" for the paper's
             Gumbel-softmax with learned logits and a falling temperature; `mixing` is then the
             softmax of the logits. Without effect in the closed form.
+        amortised: width of a network, one for all tasks and classes, that gives what rows say of a
+            class's weights from their mean feature (`priors.amortised`). It asks for `SVI` and
+            `Categorical` targets. None: each task and class has a Gaussian factor of its own.
 
     Raises:
-        ValueError: for another `mixture`, `covariance` or `draws`, `refreshes` below 1, or a
-            `strength` that is not positive.
+        ValueError: for another `mixture`, `covariance` or `draws`, `refreshes` or `amortised`
+            below 1, or a `strength` that is not positive.
 
     Example:
         >>> from bmm_multitask_learning import MultitaskModel, VariationalWeighting, datasets, fit
@@ -126,6 +118,7 @@ class VariationalWeighting(TaskPrior):
         strength: float | Literal["auto"] = "auto",
         covariance: Literal["isotropic", "diagonal"] = "isotropic",
         draws: Literal["gaussian", "gumbel"] = "gaussian",
+        amortised: int | None = None,
     ) -> None:
         super().__init__()
         if mixture not in MIXTURES:
@@ -145,11 +138,16 @@ class VariationalWeighting(TaskPrior):
             )
         if draws not in ("gaussian", "gumbel"):
             raise ValueError(f'draws must be "gaussian" or "gumbel"; got {draws!r}.')
+        if amortised is not None and not amortised >= 1:
+            raise ValueError(
+                f"amortised must be a width of at least 1, or None; got {amortised!r}."
+            )
         self.mixture = mixture
         self.refreshes = refreshes
         self.strength = strength
         self.covariance = covariance
         self.draws = draws
+        self.amortised = amortised
         self.relaxed = frozenset({"share"} if draws == "gumbel" else ())
         self.form = covariance_form(covariance)
         self._combine = MIXTURES[mixture]
@@ -262,24 +260,23 @@ class VariationalWeighting(TaskPrior):
         with references and $\alpha$ found from the statistics $S_g$, $g \ne f$, of other folds.
         """
         if not count:
-            parts = folds()
-            self._choose(parts)
+            whole, rests = whole_and_rests(folds())
+            self._choose(whole, rests)
+            posterior = self._exchangeable(whole)
         if count == int(self.planned):
             return False
-        references = (
-            _moments(posterior) if count else self._exchangeable(whole_and_rests(parts)[0])
-        )
+        references = moments(posterior)
         self.register_buffer("reference_mean", references.mean)
         self.register_buffer("reference_variance", references.variance)
         return True
 
-    def _choose(self, parts: Sequence[TaskStatistics]) -> None:
+    def _choose(self, whole: TaskStatistics, rests: Sequence[TaskStatistics]) -> None:
         """Set `worth` and `planned`: as they were asked for, or by held-out rows."""
         strengths = _STRENGTHS if self.strength == "auto" else (self.strength,)
         if self.refreshes != "auto" and self.strength != "auto":
             best, planned = 0, self.refreshes
         else:
-            scores = self._held_out(parts, strengths)
+            scores = self._held_out(whole, rests, strengths)
             best = smallest_as_good(scores[:, 1:])
             once = smallest_as_good(scores[:, [0, 1 + best]])
             planned = once if self.refreshes == "auto" else self.refreshes
@@ -287,15 +284,19 @@ class VariationalWeighting(TaskPrior):
         self.planned.fill_(planned)
         self.set_eta({"share": self._equal()})
 
-    def _held_out(self, parts: Sequence[TaskStatistics], strengths: Sequence[float]) -> Tensor:
+    def _held_out(
+        self,
+        whole: TaskStatistics,
+        rests: Sequence[TaskStatistics],
+        strengths: Sequence[float],
+    ) -> Tensor:
         """Log predictive density (F, 1 + S) of each part given the others: alone, and by strength.
 
         The strengths are judged after one refresh.
         """
         scores = []
-        whole, rests = whole_and_rests(parts)
         for others in rests:
-            references = self._exchangeable(others)
+            references = moments(self._exchangeable(others))
             alone = self._score(whole, others, References(*(r[:0] for r in references)))
             row = [alone]
             for strength in strengths:
@@ -314,7 +315,7 @@ class VariationalWeighting(TaskPrior):
         eta = climb(self, objective, start, _FOLD_STEPS)
         return given(whole, eta).log_normaliser - given(others, eta).log_normaliser
 
-    def _exchangeable(self, statistics: TaskStatistics) -> References:
+    def _exchangeable(self, statistics: TaskStatistics) -> WeightPosterior:
         """Posteriors of tasks of one Gaussian population, the centre integrated out.
 
         Posteriors of tasks alone are as wide as the prior that leaves them alone, and so would be
@@ -325,13 +326,13 @@ class VariationalWeighting(TaskPrior):
         shared.initialise(statistics, torch.Generator(), 0)
         given = functools.partial(shared.condition, statistics)
         eta = climb(shared, functools.partial(_surrogate, given), shared.eta, _FOLD_STEPS)
-        return _moments(given(eta))
+        return given(eta)
 
     def population(
         self, eta: Eta, posterior: WeightPosterior, task_features: Tensor | None, num_tasks: int
     ) -> WeightPosterior:
         # the same share for each task of the fit and for the anchor
-        mean, variance = _moments(posterior)
+        mean, variance = moments(posterior)
         anchor = self._anchor(eta)[None]
         loc = torch.cat([mean, torch.zeros_like(anchor)])[None]
         spread = torch.cat([variance, anchor])[None]
@@ -380,10 +381,3 @@ class VariationalWeighting(TaskPrior):
 
 def _surrogate(given: Callable[[Eta], WeightPosterior], eta: Eta) -> Tensor:
     return given(eta).log_normaliser
-
-
-def _moments(posterior: WeightPosterior) -> References:
-    """Mean and variance of each weight."""
-    share = posterior.log_weights.exp()
-    law = moment_matched(share, posterior.means, posterior.roots.variance())
-    return References(law.loc[:, 0], law.variance[:, 0])

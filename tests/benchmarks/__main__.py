@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("calibration", "speed")
+NAMES = ("calibration", "encode", "loss_weighting", "speed")
 
 
 def main(names: list[str]) -> None:

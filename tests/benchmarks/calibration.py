@@ -22,6 +22,7 @@ from bmm_multitask_learning import (
     IndependentTasks,
     LatentHierarchy,
     SharedGaussian,
+    SparseBayesian,
     TaskClustering,
     TaskCovariance,
     TaskPrior,
@@ -45,6 +46,8 @@ PRIORS: dict[str, Callable[[], TaskPrior]] = {
     "LatentHierarchy, given the tree": lambda: LatentHierarchy(mixing=0.7),
     "TaskCovariance": lambda: TaskCovariance(strength=1.0),
     "TaskClustering": lambda: TaskClustering(2, covariance="isotropic"),
+    # loadings of patterns have Cauchy tails along a ridge: one chain for all does not mix in them
+    "SparseBayesian, no patterns": lambda: SparseBayesian(rank=0),
 }
 WEIGHTS = ("one weight", "sum over tasks", "product of two tasks", "size", "log likelihood")
 NARROW = ", variances × 0.5"

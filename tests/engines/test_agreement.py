@@ -24,6 +24,7 @@ from bmm_multitask_learning import (
     CoordinateAscent,
     Gaussian,
     MultitaskModel,
+    Ordinal,
     Poisson,
     SharedGaussian,
     StudentT,
@@ -242,7 +243,12 @@ def generative_elbo(case, num_particles, seed=0):
 
 @pytest.mark.parametrize(
     ("kind", "likelihood"),
-    [("bernoulli", Bernoulli()), ("gaussian", StudentT()), ("count", Poisson())],
+    [
+        ("bernoulli", Bernoulli()),
+        ("gaussian", StudentT()),
+        ("count", Poisson()),
+        ("bernoulli", Ordinal(3)),
+    ],
 )
 def test_expected_log_likelihood_is_what_sampling_gives(kind, likelihood):
     data = make_data("bernoulli" if kind != "gaussian" else kind, rows=ROWS, num_features=2)
@@ -265,6 +271,7 @@ def test_expected_log_likelihood_is_what_sampling_gives(kind, likelihood):
         pytest.param("independent", "gaussian", Gaussian("task"), marks=pytest.mark.slow),
         pytest.param("shared-diagonal", "gaussian", StudentT(), marks=pytest.mark.slow),
         pytest.param("shared-isotropic", "count", Poisson(), marks=pytest.mark.slow),
+        pytest.param("shared-isotropic", "bernoulli", Ordinal(3), marks=pytest.mark.slow),
         pytest.param("clusters-full", "gaussian", Gaussian(), marks=pytest.mark.slow),
         pytest.param("clusters-gating", "gaussian", Gaussian(), marks=pytest.mark.slow),
     ],
