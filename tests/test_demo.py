@@ -124,7 +124,7 @@ def test_the_report_carries_every_picture_and_fetches_nothing(report):
     assert page.count("<picture>") == len(names)
     sources = re.findall(r'(?:src|srcset|href)="(.{5})', page)
     assert all(source.startswith(("data:", "#part")) for source in sources)
-    assert len(re.findall("<h2", page)) == 8
+    assert len(re.findall("<h2", page)) == 9
 
 
 def test_the_readme_shows_a_picture_that_is_there():

@@ -32,7 +32,8 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_every_notebook_is_run_here():
     assert [p.name for p in NOTEBOOKS] == [
         *("gallery.ipynb", "latent_hierarchy.ipynb", "pyro_and_arviz.ipynb", "quickstart.ipynb"),
-        *("school_clusters.ipynb", "sparse_bayesian.ipynb", "variational_weighting.ipynb"),
+        *("school_clusters.ipynb", "sentiment_domains.ipynb", "sparse_bayesian.ipynb"),
+        "variational_weighting.ipynb",
     ]
 
 
@@ -73,6 +74,18 @@ def test_school_clusters(monkeypatch, data_home):
     assert one >= 0.376  # the floor of the project's target, here on one split
     assert one >= max(two, three) - 0.002
     assert one > alone + 0.03
+
+
+def test_sentiment_domains(monkeypatch, data_home):
+    monkeypatch.setenv("BMM_DATA_HOME", str(data_home))
+    if not (data_home / "fdu_mtl" / "minilm_embeddings.npz").is_file():
+        pytest.skip(f"no fdu_mtl/minilm_embeddings.npz in {data_home}")
+    text = run("sentiment_domains.ipynb", monkeypatch)
+    each, pooled = map(float, re.findall(r"([+-]0\.\d{3}) more often", text))
+    assert each > 0.05
+    assert abs(pooled) < 0.01  # these kinds hardly differ: a population loses nothing by asking
+    before, after = map(float, re.search(r"label: (0\.\d+); .*: (0\.\d+)\.", text).groups())
+    assert after > before > 0.7
 
 
 def test_sparse_bayesian(monkeypatch, data_home):

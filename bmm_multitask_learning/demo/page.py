@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from ..report import Facts, Figure, Section, Text, write_report
 from .pictures import Picture, pictures
 from .study import ALONE, AUTO, GATED, POOLED, SHARED, Study
@@ -200,9 +202,9 @@ def _kinds(study: Study, figures: dict[str, Figure]) -> list[Section]:
 
 
 def _works(study: Study) -> list[Section]:
-    (_, artist, *_), (_, alone, density, _), (_, pooled, *_), (_, shared, of_shared, _) = (
-        study.works.rows
-    )
+    figures = np.array([row[1:3] for row in study.works.rows], dtype=np.float64)
+    artist, alone, pooled, shared = figures[:, 0]
+    _, density, _, of_shared = figures[:, 1]
     verdict = "no better than" if shared > 0.98 * alone else "better than"
     return [
         Text(

@@ -32,12 +32,11 @@ def works(names: tuple[str, str, str], *, seed: int) -> Table:
         seed: of the works to learn from and of the fits.
     """
     train, test = read_works(seed)
-    without = tuple(
-        TaskData(torch.zeros(len(part.x), 1), part.y, row_labels(part)) for part in (train, test)
-    )
     priors: list[TaskPrior] = [IndependentTasks(), PooledTasks(), SharedGaussian("isotropic")]
-    entries = [(ARTIST, SharedGaussian("isotropic"), *without)]
-    entries += [(name, prior, train, test) for name, prior in zip(names, priors, strict=True)]
+    entries: list[tuple[str, TaskPrior, TaskData, TaskData]] = [
+        (ARTIST, SharedGaussian("isotropic"), _without(train), _without(test)),
+        *((name, prior, train, test) for name, prior in zip(names, priors, strict=True)),
+    ]
     lines = []
     for name, prior, rows, held in entries:
         units = Units.of(rows, features=False)
@@ -83,3 +82,8 @@ def read_works(seed: int) -> tuple[TaskData, TaskData]:
     names = sorted(set(artist))
     train, test = (TaskData(x[rows], y[rows], artist[rows], tasks=names) for rows in (seen, ~seen))
     return train, test
+
+
+def _without(data: TaskData) -> TaskData:
+    """The same works without their words."""
+    return TaskData(torch.zeros(data.num_rows, 1), data.y, row_labels(data))

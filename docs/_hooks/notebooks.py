@@ -13,6 +13,7 @@ NEEDS = {
     "gallery.ipynb": ("school/school_malsar.mat", "landmine/LandmineData.mat"),
     "latent_hierarchy.ipynb": ("landmine/LandmineData.mat",),
     "school_clusters.ipynb": ("school/school_malsar.mat",),
+    "sentiment_domains.ipynb": ("fdu_mtl/minilm_embeddings.npz",),
     "sparse_bayesian.ipynb": ("sarcos/sarcos_inv_test.mat",),
     "variational_weighting.ipynb": ("office_caltech10_surf/amazon.mat",),
 }
