@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
-from ..statistics import TaskStatistics, task_sum
+from ..statistics import TaskStatistics
 from .bernoulli import logistic_constant, polya_gamma_mean
 from .likelihood import QuadraticLikelihood, Rows
 
