@@ -64,9 +64,9 @@ $(VENV)/package.stamp: pyproject.toml constraints.txt $(VENV)/made.stamp
 	$(PIP) install -q -c constraints.txt -e ".[cli,data,plots]"
 	@touch $@
 
-# A group's requirements are those of [dependency-groups] in pyproject.toml.
+# A group's requirements are those of [dependency-groups] in pyproject.toml; the checks need the other extras too.
 $(VENV)/%.stamp: $(VENV)/package.stamp
 	$(BIN)/python -c 'import sys, tomllib; print(*tomllib.load(sys.stdin.buffer)["dependency-groups"]["$*"], sep="\n")' \
 		<pyproject.toml >$(VENV)/$*.txt
-	$(PIP) install -q -c constraints.txt -r $(VENV)/$*.txt
+	$(PIP) install -q -c constraints.txt -e ".[text,serve,gradients]" -r $(VENV)/$*.txt
 	@touch $@
