@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .prediction import Inputs
+from .predictive import Inputs
 
 if TYPE_CHECKING:
     from .family import Family

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .adaptation import adapt
 from .backbones import LatentEncoder
 from .data import TaskData
 from .engines.program import family_guide, family_program
@@ -19,7 +20,8 @@ from .family import Family
 from .insight import Contrast, TaskSummary, contrast, explain_tasks, ranking
 from .likelihoods import Likelihood, Rows
 from .posterior import WeightPosterior
-from .prediction import Inputs, Prediction, adapt, predict
+from .prediction import Prediction
+from .predictive import Inputs, predict
 from .priors import TaskPrior
 from .sizes import Sizes
 from .statistics import make_blocks, task_sum
