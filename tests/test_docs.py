@@ -104,7 +104,7 @@ def test_a_link_to_code_must_match_one_line(source_pages):
 def test_every_equation_page_links_to_code(source_pages):
     for page in (
         *("task-clustering", "shared-gaussian", "latent-hierarchy"),
-        *("sparse-bayesian", "task-covariance", "variational-weighting"),
+        *("sparse-bayesian", "task-covariance", "variational-weighting", "sharing"),
         "loss-weighting",
     ):
         text = (DOCS / "explanation" / f"{page}.md").read_text(encoding="utf-8")
