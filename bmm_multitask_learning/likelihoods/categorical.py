@@ -151,9 +151,13 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         return rows.weight * log_prob
 
     def expected_log_prob(self, rows: Rows, mean: Tensor, variance: Tensor, theta: Eta) -> Tensor:
-        f = self._latent_draws(mean, variance)  # (N, J, S, O)
-        values = self.log_prob(rows, f.flatten(1, 2), theta)
-        return values.reshape(*mean.shape[:2], -1).mean(-1)
+        node, std = self._nodes(mean), variance.sqrt()
+        own = rows.y[:, 0].long()[:, None, None].expand(-1, mean.shape[1], 1)
+        # E log p = E f_y − E log Σ_c exp f_c, both over the same points
+        first = (mean + std * node.mean(0)).gather(-1, own)[..., 0]
+        points = mean[..., None] + std[..., None] * node.T  # (N, J, O, S)
+        normaliser = points.logsumexp(-2).mean(-1)
+        return rows.weight * (first - normaliser)
 
     def predictive(
         self, log_weights: Tensor, mean: Tensor, variance: Tensor, task: Tensor
@@ -162,8 +166,11 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
         return log_weights, torch.distributions.Categorical(probs=probability, validate_args=False)
 
     def _latent_draws(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """The same quasi-random points for every row: (N, J, S, O)."""
+        """(N, J, S, O)."""
+        return mean[..., None, :] + variance.sqrt()[..., None, :] * self._nodes(mean)
+
+    def _nodes(self, like: Tensor) -> Tensor:
+        """The same quasi-random points of a standard normal for every row: (S, O)."""
         engine = torch.quasirandom.SobolEngine(self.num_classes, scramble=True, seed=0)
         uniform = engine.draw(_DRAWS, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
-        node = torch.special.ndtri(uniform).to(mean)
-        return mean[..., None, :] + variance.sqrt()[..., None, :] * node
+        return torch.special.ndtri(uniform).to(like)
