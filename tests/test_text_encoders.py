@@ -131,7 +131,7 @@ def test_a_row_without_tokens_has_features():
 
 
 def test_mixed_precision_is_close():
-    full, mixed = small().encode(TEXTS), small(precision="bfloat16").encode(TEXTS)
+    full, mixed = small().encode(TEXTS), small(precision="bf16").encode(TEXTS)
     assert mixed.dtype == torch.float32
     difference = float((full - mixed).abs().max())
     assert 0 < difference < 0.05

@@ -29,7 +29,7 @@ class SentenceEncoder(TextEncoder):
         pooling: "mean", "cls", "max", "attention" (see `Pooled`), or None for states of tokens.
         normalise: whether features have length 1.
         max_length: tokens of a text at most, with special ones; strings are cut there.
-        precision: "bfloat16" computes the transformer in mixed precision.
+        precision: "bf16" computes the transformer in mixed precision.
         batch_size: rows at once, at most.
         lora: of adapters, as the function `lora` sets it.
         seed: of the initial weights.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 Pooling = Literal["mean", "cls", "max", "attention"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bf16"]
 
 # floats of the states in a pass on the CPU: more of them leave the processor's cache (MiniLM on
 # reviews: batches of 4 to 8 take three quarters of the time that batches of 32 take)
@@ -52,7 +52,7 @@ class TextEncoder(Backbone):
         pooling: "mean", "cls", "max", "attention" (see `Pooled`), or None for states of tokens.
         normalise: whether features have length 1.
         max_length: tokens of a text at most, with special ones; strings are cut there.
-        precision: "bfloat16" computes the transformer in mixed precision.
+        precision: "bf16" computes the transformer in mixed precision.
         batch_size: rows at once, at most; the CPU takes fewer of long texts.
 
     Raises:
@@ -74,8 +74,8 @@ class TextEncoder(Backbone):
         batch_size: int,
     ) -> None:
         super().__init__()
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16'; got {precision!r}.")
+        if precision not in ("float32", "bf16"):
+            raise ValueError(f"precision must be 'float32' or 'bf16'; got {precision!r}.")
         if normalise and pooling is None:
             raise ValueError("normalise=True is for pooled features; give a pooling as well.")
         if max_length < 3 or batch_size < 1:
@@ -233,7 +233,7 @@ class TextEncoder(Backbone):
         length = int(mask.any(0).nonzero()[-1]) + 1
         x, mask = x[..., :length], mask[:, :length]
         ids = x[:, 0].long().masked_fill(x[:, 0] < 0, self.pad_id)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             states = self.states(ids, mask)
         states = states.float()
         if self.pool is None:

@@ -36,7 +36,7 @@ class TransformerEncoder(TextEncoder):
         pooling: "mean", "cls", "max", "attention" (see `Pooled`), or None for states of tokens.
         normalise: whether features have length 1.
         max_length: tokens of a text at most, with the two special ones; strings are cut there.
-        precision: "bfloat16" computes the layers in mixed precision.
+        precision: "bf16" computes the layers in mixed precision.
         batch_size: rows at once, at most.
         seed: of the initial weights.
 

@@ -37,7 +37,7 @@ from .protocol import Forecast, Method, Metric, Problem, Protocol, Rows, Split
 ENCODER = "all-MiniLM-L6-v2"
 # words of a text that are read; sentences of more words than the second are left out
 LONGEST, LONGEST_SENTENCE = 48, 32
-REVIEWS, TEXTS_, SENTENCES = 50, 300, 150
+REVIEWS, TEXTS_, SENTENCES = 50, 300, 60
 REVIEWS_TEST, TEST = 50, 500
 COMPONENTS = 96
 TRAINED_LAYERS = 2

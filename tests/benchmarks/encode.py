@@ -36,11 +36,11 @@ def main() -> None:
     stride = len(texts) // TEXTS
     texts = list(texts[::stride][:TEXTS])
     peer = SentenceTransformer(str(locate(NAME)))
-    ours = {p: SentenceEncoder.from_pretrained(NAME, precision=p) for p in ("float32", "bfloat16")}
+    ours = {p: SentenceEncoder.from_pretrained(NAME, precision=p) for p in ("float32", "bf16")}
     runs: dict[str, Callable[[list[str]], object]] = {
         "sentence-transformers": lambda t: peer.encode(t, batch_size=BATCH),
         "SentenceEncoder": lambda t: ours["float32"].encode(t, batch_size=BATCH, progress=False),
-        "SentenceEncoder, bfloat16": lambda t: ours["bfloat16"].encode(
+        "SentenceEncoder, bf16": lambda t: ours["bf16"].encode(
             t, batch_size=BATCH, progress=False
         ),
     }
