@@ -28,6 +28,9 @@ def blocks(page: Path) -> list[tuple[int, str]]:
     return [(text[: m.start(1)].count("\n"), m.group(1)) for m in BLOCK.finditer(text)]
 
 
+SLOW = ("how-to/long-jobs.md", "how-to/own-backbone.md", "how-to/text-encoders.md")
+
+
 @pytest.fixture(scope="session")
 def source_pages() -> ModuleType:
     pytest.importorskip("mkdocs", reason="needs mkdocs, which makes the site")
@@ -37,7 +40,12 @@ def source_pages() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
+def timed(page: Path):
+    """A page whose blocks are many fits is for the slow tests."""
+    return pytest.param(page, marks=pytest.mark.slow) if name(page) in SLOW else page
+
+
+@pytest.mark.parametrize("page", [timed(p) for p in PAGES if blocks(p)], ids=name)
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     """All blocks of a page in one namespace, in an empty folder."""
     pytest.importorskip("pandas")
