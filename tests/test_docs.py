@@ -16,6 +16,7 @@ DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TABLES = DOCS / "benchmarks"  # parts of benchmarks.md, no pages of their own
 PAGES = sorted(p for p in DOCS.rglob("*.md") if TABLES not in p.parents)
+SLOW = ("how-to/long-jobs.md", "how-to/own-backbone.md", "how-to/text-encoders.md")
 
 
 def name(page: Path) -> str:
@@ -26,9 +27,6 @@ def blocks(page: Path) -> list[tuple[int, str]]:
     """Line number and code of each Python block."""
     text = page.read_text(encoding="utf-8")
     return [(text[: m.start(1)].count("\n"), m.group(1)) for m in BLOCK.finditer(text)]
-
-
-SLOW = ("how-to/long-jobs.md", "how-to/own-backbone.md", "how-to/text-encoders.md")
 
 
 @pytest.fixture(scope="session")

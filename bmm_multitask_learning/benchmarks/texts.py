@@ -66,10 +66,10 @@ state of their first token; of either the first {COMPONENTS} principal component
 over its tasks. *Alone*: a model a task, `IndependentTasks`, with an encoder of its own. *Frozen*:
 the encoder stays as it is, heads in closed form. *Trained*: its last {TRAINED_LAYERS} layers are
 trained with the heads by `SVI`, {STEPS} steps of {ROWS} texts a family, rates {ENCODER_RATE} and
-{HEAD_RATE}; a model alone sees each of its texts as often as the model of all does. Nothing is tuned on test texts: rates and
-steps were set before, and looked at on one other draw. The *score* is the accuracy (of reviews:
-the mean over kinds), of names the F1 of entities that are right in type, first and last word; log
-density and ECE (15 bins) are of texts, of names those of words.
+{HEAD_RATE}; a model alone sees each of its texts as often as the model of all does. Nothing is
+tuned on test texts: rates and steps were set before, and looked at on one other draw. The *score*
+is the accuracy (of reviews: the mean over kinds), of names the F1 of entities that are right in
+type, first and last word; log density and ECE (15 bins) are of texts, of names those of words.
 """
 
 
