@@ -44,7 +44,7 @@ docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/bmm-mtl benchmark school landmine sentiment sarcos office yeast parkinsons planted unrelated rotated-mnist landmine-trees affinity \
+	$(BIN)/bmm-mtl benchmark school landmine sentiment sarcos office yeast parkinsons planted unrelated rotated-mnist landmine-trees affinity sharing texts \
 		--out docs/benchmarks
 	$(BIN)/python -m tests.benchmarks
 
