@@ -32,6 +32,7 @@ from ..likelihoods import QuadraticLikelihood, Rows
 from ..posterior import WeightPosterior
 from ..sites import fold_statistics
 from ..statistics import TaskStatistics
+from .backbone_ascent import train_backbone
 from .elbo_ascent import ElboAscent
 from .result import FitResult
 
@@ -201,7 +202,7 @@ class CoordinateAscent:
         with torch.no_grad():
             history = [sum(ascent.step() for ascent in ascents.values())]
         for _ in tqdm(range(self.max_iter), disable=not progress, desc="closed form", unit="it"):
-            _train_backbone(model, data, ascents, self.backbone_steps)
+            train_backbone(model, data, ascents, self.backbone_steps)
             with torch.no_grad():
                 history.append(sum(ascent.step() for ascent in ascents.values()))
             if history[-1] - history[-2] <= self.tol * max(1.0, abs(history[-2])):
@@ -359,35 +360,6 @@ def _refresh(ascents: Mapping[str, Ascent], count: int) -> bool:
     """Whether a prior has another law now, see `TaskPrior.refresh`."""
     changed = [a.prior.refresh(count, a.posterior(), a.folds) for a in ascents.values()]
     return any(changed)
-
-
-def _train_backbone(
-    model: MultitaskModel, data: Mapping[str, TaskData], ascents: Mapping[str, Ascent], steps: int
-) -> None:
-    """L-BFGS up the bound in the backbone's parameters, everything else fixed."""
-    parameters = [p for p in model.feature_modules.parameters() if p.requires_grad]
-    optimiser = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe")
-    scale = sum(part.num_rows for part in data.values())
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        total = torch.zeros((), dtype=model.dtype, device=model.device)
-        for name, ascent in ascents.items():
-            rows = model.rows(name, data[name])
-            ascent.refresh(rows)
-            total = total - ascent.posterior().log_normaliser / scale
-        total.backward()
-        return total.detach()
-
-    before = [p.detach().clone() for p in parameters]
-    first = float(optimiser.step(loss))
-    if not float(loss()) <= first:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
-    with torch.no_grad():
-        for name, ascent in ascents.items():
-            ascent.refresh(model.rows(name, data[name]))
 
 
 def _combine(results: list[FitResult]) -> FitResult:

@@ -13,7 +13,7 @@ from ..hyperparameters import Eta
 from ..posterior import WeightPosterior
 from ..statistics import TaskStatistics
 from .bernoulli import logistic_constant, polya_gamma_mean
-from .likelihood import QuadraticLikelihood, Rows
+from .likelihood import QuadraticLikelihood, Rows, no_classes
 
 # Latent draws of a predictive probability or of an expected log likelihood: the same
 # quasi-random points for every row.
@@ -69,10 +69,7 @@ class Categorical(QuadraticLikelihood[TiltedClasses]):
 
     def check(self, y: Tensor) -> None:
         """Raise a ValueError unless every observed target is one of 0 .. O-1."""
-        observed = y[~y.isnan()]
-        wrong = observed[
-            (observed != observed.round()) | (observed < 0) | (observed >= self.num_classes)
-        ]
+        wrong = no_classes(y, self.num_classes)
         if len(wrong):
             raise ValueError(
                 f"Categorical(num_classes={self.num_classes}) targets must be whole numbers "

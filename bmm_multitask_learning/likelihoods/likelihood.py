@@ -248,6 +248,12 @@ class QuadraticLikelihood(Likelihood, Generic[Summary]):
         """
 
 
+def no_classes(y: Tensor, num_classes: int) -> Tensor:
+    """The observed targets that are none of 0 .. O-1."""
+    observed = y[~y.isnan()]
+    return observed[(observed != observed.round()) | (observed < 0) | (observed >= num_classes)]
+
+
 def target_variance(rows: Rows) -> Tensor:
     """Variance (T,) of the observed targets; of constant ones, a share of their size, or 1."""
     count = rows.sum(rows.weight).clamp(min=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..hyperparameters import Eta
-from .likelihood import Likelihood, Rows
+from .likelihood import Likelihood, Rows, no_classes
 
 # Where the outermost classes end: beyond any latent, and short of -1e9, from where on torch's
 # gradient of log_ndtr is wrong.
@@ -76,10 +76,7 @@ class Ordinal(Likelihood):
 
     def check(self, y: Tensor) -> None:
         """Raise a ValueError unless every observed target is one of 0 .. O-1."""
-        observed = y[~y.isnan()]
-        wrong = observed[
-            (observed != observed.round()) | (observed < 0) | (observed >= self.num_classes)
-        ]
+        wrong = no_classes(y, self.num_classes)
         if len(wrong):
             raise ValueError(
                 f"Ordinal(num_classes={self.num_classes}) targets must be whole numbers "
