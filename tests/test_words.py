@@ -18,6 +18,7 @@ from bmm_multitask_learning import (
     fit,
 )
 from bmm_multitask_learning.family import Family
+from bmm_multitask_learning.places import joined
 
 N, W, D, V = 60, 5, 3, 11
 
@@ -214,3 +215,12 @@ def test_states_without_a_reader_are_refused():
     x, tags, _, task = texts()
     with pytest.raises(ValueError, match="reader="):
         fit(MultitaskModel(backbone=frozen()), TaskData(x, tags, task), progress=False)
+
+
+def test_texts_of_several_families_are_padded_by_no_token():
+    long, short = torch.ones(1, 2, 5, dtype=torch.int32), torch.ones(2, 2, 3, dtype=torch.int32)
+    x = joined([short, long])
+    assert x.shape == (3, 2, 5)
+    assert (x[:2, :, 3:] == -1).all()
+    assert (x[:2, :, :3] == 1).all()
+    assert torch.equal(x[2:], long)
